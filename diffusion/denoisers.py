@@ -1,0 +1,132 @@
+"""Preconditioning: a network wrapped so that it maps (x, sigma) to x0, or to any level of the trajectory.
+
+| wrapper | c_skip | c_out | holds |
+|---|---|---|---|
+| EDMDenoiser | s^2/(s^2 + t^2) | s t/sqrt(s^2 + t^2) | unit variance of F's target |
+| ConsistencyDenoiser | s^2/(s^2 + (t - eps)^2) | s (t - eps)/sqrt(s^2 + t^2) | f(x, eps) = x |
+| BidirectionalDenoiser | (s^2 + t u)/(s^2 + t^2) | s (t - u)/sqrt(s^2 + t^2) | f(x, t, t) = x for every t |
+
+with s = sigma_data, c_in = 1/sqrt(s^2 + t^2), c_noise = ln(t)/4. Scalings are float32 at least, whatever autocast
+does to the network.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.noise import expand
+
+
+class Scalings(NamedTuple):
+    """c_skip, c_out, c_in of one level (or one pair of levels) per image, each (B,)."""
+
+    c_skip: Tensor
+    c_out: Tensor
+    c_in: Tensor
+
+
+def c_noise(sigma: Tensor) -> Tensor:
+    """ln(sigma)/4, what a network is told of the noise level (arXiv 2206.00364, table 1)."""
+    return sigma.log() / 4
+
+
+def _combine(scalings: Scalings, network_output: Tensor, x: Tensor) -> Tensor:
+    """c_skip x + c_out F in the precision of x."""
+    c_skip, c_out = expand(scalings.c_skip, x).to(x.dtype), expand(scalings.c_out, x).to(x.dtype)
+    return torch.addcmul(c_skip * x, c_out, network_output.to(x.dtype))
+
+
+class Denoiser(nn.Module):
+    """The face that all denoisers share: a network, the data's standard deviation and the range of levels.
+
+    Args:
+        network: `forward(x, c_noise, label, c_target)`.
+        sigma_data: standard deviation of the data, > 0.
+        sigma_min: the smallest level (eps), at which a trajectory ends, > 0.
+        sigma_max: the largest level (T), at which generation starts.
+    """
+
+    def __init__(self, network: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0):
+        super().__init__()
+        if sigma_data <= 0:
+            raise ValueError(f"sigma_data={sigma_data}: it must be > 0")
+        if not 0 < sigma_min < sigma_max:
+            raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: 0 < sigma_min < sigma_max is needed")
+        self.network = network
+        self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
+
+    def levels_like(self, x: Tensor, sigma: float | Tensor) -> Tensor:
+        """`sigma` as (B,) levels on the device of x (B, ...), float32 at least."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        if isinstance(sigma, Tensor):
+            return sigma.to(x.device, dtype).expand(len(x))
+        return torch.full((len(x),), sigma, dtype=dtype, device=x.device)  # filled there: no copy from the host
+
+
+class EDMDenoiser(Denoiser):
+    """D(x, t), the posterior mean of a diffusion model (Karras et al. 2022, arXiv 2206.00364, table 1)."""
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        """Scalings (B,) at the levels `sigma` (B,)."""
+        s2, t2 = self.sigma_data**2, sigma**2
+        root = (s2 + t2).sqrt()
+        return Scalings(s2 / (s2 + t2), self.sigma_data * sigma / root, 1 / root)
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """x (B, ...) at levels `sigma` (number or (B,)), `label` (B,) or None -> estimate of x0 (B, ...)."""
+        sigma = self.levels_like(x, sigma)
+        scalings = self.scalings(sigma)
+        c_in = expand(scalings.c_in, x).to(x.dtype)
+        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label), x)
+
+
+class ConsistencyDenoiser(Denoiser):
+    """f(x, t), the end of the trajectory, with f(x, sigma_min) = x (Song et al. 2023, arXiv 2303.01469, app. C).
+
+    Note: under the root of c_out stands t, not t - eps, as in the official code and the paper's appendix.
+    """
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        """Scalings (B,) at the levels `sigma` (B,)."""
+        s2, above = self.sigma_data**2, sigma - self.sigma_min
+        root = (s2 + sigma**2).sqrt()
+        return Scalings(s2 / (above**2 + s2), self.sigma_data * above / root, 1 / root)
+
+    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """x (B, ...) at levels `sigma` (number or (B,)), `label` (B,) or None -> x at sigma_min (B, ...)."""
+        sigma = self.levels_like(x, sigma)
+        scalings = self.scalings(sigma)
+        c_in = expand(scalings.c_in, x).to(x.dtype)
+        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label), x)
+
+
+class BidirectionalDenoiser(Denoiser):
+    """f(x, t, u), the trajectory through x at level t followed to any level u, up or down.
+
+    f(x, t, u) = c_skip x + c_out F(c_in x, c_noise(t), c_noise(u)) with the scalings of Li & He 2024 (BCM, arXiv
+    2403.18035): input and target of the network have unit variance in both directions, f(x, t, t) = x for every t,
+    and at u = 0 the scalings are EDM's. Called without a target it goes to sigma_min and so is a consistency
+    denoiser; every sampler takes it.
+    """
+
+    def scalings(self, sigma: Tensor, target: Tensor) -> Scalings:
+        """Scalings (B,) from the levels `sigma` (B,) to the levels `target` (B,)."""
+        s2 = self.sigma_data**2
+        variance = s2 + sigma**2
+        root = variance.sqrt()
+        return Scalings((s2 + sigma * target) / variance, self.sigma_data * (sigma - target) / root, 1 / root)
+
+    def forward(
+        self,
+        x: Tensor,
+        sigma: float | Tensor,
+        label: Tensor | None = None,
+        target: float | Tensor | None = None,
+    ) -> Tensor:
+        """x (B, ...) at levels `sigma` -> x at levels `target` (default sigma_min), numbers or (B,)."""
+        sigma = self.levels_like(x, sigma)
+        target = self.levels_like(x, self.sigma_min if target is None else target)
+        scalings = self.scalings(sigma, target)
+        c_in = expand(scalings.c_in, x).to(x.dtype)
+        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label, c_noise(target)), x)

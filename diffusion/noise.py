@@ -1,0 +1,71 @@
+"""The forward process x = x0 + sigma * noise and the grids of noise levels."""
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def expand(sigma: Tensor, x: Tensor) -> Tensor:
+    """Give `sigma` (B,) trailing axes of size one, so that it multiplies `x` (B, ...)."""
+    return sigma.reshape(-1, *[1] * (x.ndim - 1))
+
+
+def perturb(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
+    """x_sigma = x0 + sigma * noise (Karras et al. 2022, arXiv 2206.00364, sec. 2)."""
+    return x0 + expand(sigma, x0).to(x0.dtype) * noise
+
+
+def _check_levels(n: int, sigma_min: float, sigma_max: float) -> None:
+    if n < 1:
+        raise ValueError(f"n={n}: a grid has at least one interval")
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: 0 < sigma_min < sigma_max is needed")
+
+
+def karras_grid(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Tensor:
+    """The increasing grid of n intervals that is uniform in sigma^(1/rho).
+
+    sigma_i = (sigma_min^(1/rho) + i/n (sigma_max^(1/rho) - sigma_min^(1/rho)))^rho, i = 0..n
+    (Karras et al. 2022, arXiv 2206.00364, eq. 5; the consistency models' t_i).
+
+    Returns:
+        (n + 1,) float64, from sigma_min to sigma_max.
+    """
+    _check_levels(n, sigma_min, sigma_max)
+    low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+    grid = (low + torch.arange(n + 1, dtype=torch.float64) / n * (high - low)) ** rho
+    grid[0], grid[-1] = sigma_min, sigma_max  # the powers miss the end points by an ulp
+    return grid
+
+
+def vp_grid(n: int, beta_min: float = 0.1, beta_max: float = 20.0, eps: float = 1e-3) -> Tensor:
+    """The levels of the variance-preserving SDE at n + 1 equally spaced times in [eps, 1].
+
+    sigma(t) = sqrt(exp(beta_min t + (beta_max - beta_min) t^2 / 2) - 1)
+    (Song et al. 2021, arXiv 2011.13456, eq. 33; in EDM's coordinates arXiv 2206.00364, table 1).
+
+    Returns:
+        (n + 1,) float64, increasing.
+    """
+    _check_levels(n, eps, 1.0)
+    t = torch.linspace(eps, 1, n + 1, dtype=torch.float64)
+    return torch.expm1(beta_min * t + 0.5 * (beta_max - beta_min) * t**2).sqrt()
+
+
+def cosine_grid(n: int, eps: float = 0.008, t_min: float = 1e-3, t_max: float = 0.999) -> Tensor:
+    """The levels of the cosine schedule at n + 1 equally spaced times in [t_min, t_max].
+
+    abar(t) = cos^2(pi/2 (t + eps)/(1 + eps)) / cos^2(pi/2 eps/(1 + eps)), sigma = sqrt((1 - abar)/abar)
+    (Nichol & Dhariwal 2021, arXiv 2102.09672, eq. 17). t_max < 1, since sigma(1) is infinite.
+
+    Returns:
+        (n + 1,) float64, increasing.
+    """
+    if not 0 < t_min < t_max < 1:
+        raise ValueError(f"t_min={t_min}, t_max={t_max}: 0 < t_min < t_max < 1 is needed")
+    _check_levels(n, t_min, t_max)
+    t = torch.linspace(t_min, t_max, n + 1, dtype=torch.float64)
+    norm = math.cos(math.pi / 2 * eps / (1 + eps)) ** 2
+    alpha_bar = torch.cos(math.pi / 2 * (t + eps) / (1 + eps)) ** 2 / norm
+    return ((1 - alpha_bar) / alpha_bar).sqrt()

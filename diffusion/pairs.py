@@ -1,0 +1,108 @@
+"""Laws of the levels a training step compares: neighbours t > s on a trajectory, and BCM's free target u.
+
+Both laws are pure functions of uniform numbers and of the run's progress:
+
+    pairs(v, progress, sigma_min, sigma_max) -> (t, s)           (B,) each, sigma_max >= t > s >= sigma_min
+    targets(v, t, progress, sigma_min, sigma_max) -> u           (B,), u != t
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion.levels import Levels, LogNormal, draw_index
+from diffusion.noise import karras_grid
+
+
+class PairLaw(Protocol):
+    """What CT, CD and BCM ask for the levels of a step."""
+
+    def pairs(self, v: Tensor, progress: float, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
+        """Uniform numbers (B,) -> neighbouring levels t > s, (B,) each."""
+
+    def targets(self, v: Tensor, t: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        """Uniform numbers (B,) and levels t -> BCM's target levels u (B,)."""
+
+
+@lru_cache(maxsize=64)
+def _grid_and_weights(
+    levels: Levels, n: int, sigma_min: float, sigma_max: float, rho: float, reach_top: bool, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """The grid (n + 1,) and the intervals' probabilities (n,), kept on the device between steps."""
+    grid = karras_grid(n, sigma_min, sigma_max, rho)
+    weights = levels.weights(grid)
+    if not reach_top and n > 1:
+        weights[-1] = 0
+    return grid.to(device), (weights / weights.sum()).to(device)
+
+
+@dataclass(frozen=True)
+class GridPairs:
+    """Neighbours (t, s) = (t_{n+1}, t_n) of a Karras grid of N(progress) intervals; u any other point of it.
+
+    n follows `levels.weights`, u = t_m with m following `target_levels.weights` (default: `levels`) and m != n + 1.
+    So CT, iCT and BCM as published (arXiv 2303.01469, 2310.14189, 2403.18035).
+
+    Args:
+        steps: number of intervals as a function of progress, e.g. `DoublingSteps()`.
+        levels: law of the interval n.
+        target_levels: law of BCM's u.
+        rho: curvature of the grid.
+        reach_top: False as in BCM's released code, where the last interval is never drawn, so that neither t nor u is
+            ever sigma_max, at which generation starts. With True, t may be sigma_max, and u too, with the
+            probability of the last interval.
+    """
+
+    steps: Callable[[float], int]
+    levels: Levels = field(default_factory=LogNormal)
+    target_levels: Levels | None = None
+    rho: float = 7.0
+    reach_top: bool = True
+
+    def _grid(self, levels: Levels, progress: float, low: float, high: float, v: Tensor) -> tuple[Tensor, Tensor]:
+        return _grid_and_weights(levels, self.steps(progress), low, high, self.rho, self.reach_top, v.device)
+
+    def pairs(self, v: Tensor, progress: float, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
+        grid, weights = self._grid(self.levels, progress, sigma_min, sigma_max, v)
+        n = draw_index(v, weights)
+        return grid[n + 1], grid[n]
+
+    def targets(self, v: Tensor, t: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        """As above; `t` must be points of the grid at this progress.
+
+        Note: in the released code u = t_m has the probability of the interval above it, so the grid's last point
+        has none. Here that point takes half of the last interval's probability if `reach_top`.
+        """
+        grid, weights = self._grid(self.target_levels or self.levels, progress, sigma_min, sigma_max, v)
+        last = weights[-1:] / 2 if self.reach_top else torch.zeros_like(weights[-1:])
+        points = torch.cat([weights[:-1], weights[-1:] - last, last])
+        others = points.repeat(len(v), 1).scatter(1, torch.searchsorted(grid, t)[:, None], 0.0)
+        return grid[draw_index(v, others)]
+
+
+@dataclass(frozen=True)
+class ContinuousPairs:
+    """t from a continuous law, s = max(gap(t, progress), sigma_min), u from a continuous law.
+
+    With `ECTGap` and `LogNormal(-1.1, 2)` this is ECT (Geng et al. 2024, arXiv 2406.14548).
+
+    Note: ECT's r is 0 where its gap reaches the data, and the target there is x0; here it is sigma_min, where the
+    boundary condition makes the target x0 + sigma_min noise, so that ln(0) never enters a network.
+    """
+
+    gap: Callable[[Tensor, float], Tensor]
+    levels: Levels = field(default_factory=LogNormal)
+    target_levels: Levels | None = None
+
+    def pairs(self, v: Tensor, progress: float, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
+        # above sigma_min by a part in a thousand, so that t - s stays positive
+        t = self.levels.continuous(v, 1.001 * sigma_min, sigma_max)
+        return t, self.gap(t, progress).clamp(min=sigma_min)
+
+    def targets(self, v: Tensor, t: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        u = (self.target_levels or self.levels).continuous(v, sigma_min, sigma_max)
+        return torch.where(u == t, sigma_min, u)

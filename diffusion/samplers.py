@@ -1,0 +1,147 @@
+"""Samplers and inversion: loops over a denoiser. Levels are numbers in data units, in the order they are visited.
+
+Where fresh noise is added, `noise()` gives it, (B, C, H, W) standard normal: a `diffusion.rng.ImageNoise`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Denoise(Protocol):
+    """Any estimate of x0: (x (B, ...), sigma (B,) or number, label (B,) or None) -> (B, ...)."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor: ...
+
+
+class Transport(Protocol):
+    """A flow map: as Denoise, and with `target` the point of the trajectory at that level."""
+
+    def __call__(
+        self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None, target: float | Tensor | None = None
+    ) -> Tensor: ...
+
+
+def _check_order(sigmas: Sequence[float], descending: bool) -> None:
+    ordered = all(a > b if descending else a < b for a, b in pairwise(sigmas))
+    if len(sigmas) < 1 or not ordered or min(sigmas) < 0:
+        kind = "descending" if descending else "ascending"
+        raise ValueError(f"sigmas={list(sigmas)}: noise levels must be {kind}, without repetition, and >= 0")
+
+
+def multistep(
+    denoise: Denoise,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Callable[[], Tensor],
+    label: Tensor | None = None,
+    sigma_min: float = 0.002,
+) -> Tensor:
+    """Denoise, add noise to the next level, denoise again (Song et al. 2023, arXiv 2303.01469, algorithm 1).
+
+    Args:
+        denoise: a consistency model.
+        x: (B, C, H, W) at level sigmas[0].
+        sigmas: descending levels, one evaluation each.
+        noise: fresh standard normal noise, called len(sigmas) - 1 times.
+        label: (B,) or None.
+        sigma_min: the level eps at which the model's outputs lie.
+    """
+    _check_order(sigmas, descending=True)
+    if sigmas[-1] < sigma_min:
+        raise ValueError(f"sigmas={list(sigmas)}: no level may lie below sigma_min={sigma_min}")
+    x0 = denoise(x, sigmas[0], label)
+    for sigma in sigmas[1:]:
+        x0 = denoise(x0 + math.sqrt(sigma**2 - sigma_min**2) * noise(), sigma, label)
+    return x0
+
+
+def ancestral(transport: Transport, x: Tensor, sigmas: Sequence[float], label: Tensor | None = None) -> Tensor:
+    """Follow the trajectory down through all of `sigmas` without new noise (BCM, arXiv 2403.18035).
+
+    Evaluations: len(sigmas) - 1. x (B, C, H, W) is at level sigmas[0], the result at sigmas[-1].
+    """
+    _check_order(sigmas, descending=True)
+    for t, u in pairwise(sigmas):
+        x = transport(x, t, label, target=u)
+    return x
+
+
+def zigzag(
+    transport: Transport,
+    x: Tensor,
+    rounds: Sequence[tuple[float, float]],
+    noise: Callable[[], Tensor],
+    label: Tensor | None = None,
+    sigma_min: float = 0.002,
+) -> Tensor:
+    """Improve clean images: add a little noise, amplify it along the trajectory, denoise (BCM, arXiv 2403.18035).
+
+    For each (small, large) of `rounds`: x += small * noise; x = f(x, small, large); x = f(x, large, sigma_min).
+    Two evaluations a round.
+
+    Note: with a perfect model a round equals one denoising of x + small * noise; all else it does is learning error.
+    """
+    for small, large in rounds:
+        _check_order((small, large), descending=False)
+        x = transport(x + small * noise(), small, label, target=large)
+        x = transport(x, large, label, target=sigma_min)
+    return x
+
+
+def mixed(
+    transport: Transport,
+    x: Tensor,
+    sigmas: Sequence[float],
+    rounds: Sequence[tuple[float, float]],
+    noise: Callable[[], Tensor],
+    label: Tensor | None = None,
+    sigma_min: float = 0.002,
+) -> Tensor:
+    """Ancestral down `sigmas`, then zigzag `rounds` (BCM, arXiv 2403.18035): its sampler for 4 evaluations."""
+    return zigzag(transport, ancestral(transport, x, sigmas, label), rounds, noise, label, sigma_min)
+
+
+def add_initial_noise(x0: Tensor, sigma: float, noise: Callable[[], Tensor]) -> Tensor:
+    """x0 + sigma noise: the point from which an inversion starts."""
+    return x0 + sigma * noise()
+
+
+def invert(transport: Transport, x: Tensor, sigmas: Sequence[float], label: Tensor | None = None) -> Tensor:
+    """Follow the trajectory up through all of `sigmas`: from (almost) an image to its noise (BCM, arXiv 2403.18035).
+
+    The released code starts at `add_initial_noise(x0, 0.07, noise)` and goes (0.07, 80) or (0.07, 15, 80).
+    Evaluations: len(sigmas) - 1. x (B, C, H, W) is at level sigmas[0], the result at sigmas[-1].
+    """
+    _check_order(sigmas, descending=False)
+    for t, u in pairwise(sigmas):
+        x = transport(x, t, label, target=u)
+    return x
+
+
+def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], label: Tensor | None = None) -> Tensor:
+    """EDM's deterministic sampler: Heun steps down `sigmas`, then an Euler step to 0 (arXiv 2206.00364, algorithm 1).
+
+    Args:
+        denoise: a diffusion model (posterior mean).
+        x: (B, C, H, W) at level sigmas[0].
+        sigmas: descending positive levels; evaluations: 2 len(sigmas) - 1.
+        label: (B,) or None.
+    """
+    from diffusion.solvers import heun_step  # solvers take this module's types
+
+    _check_order(sigmas, descending=True)
+    dtype = x.dtype
+    x = x.double()  # the state in float64, the network in its own precision, as EDM does
+
+    def denoise64(x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        return denoise(x.to(dtype), sigma, label).double()
+
+    levels = [torch.full((len(x),), sigma, dtype=torch.float64, device=x.device) for sigma in sigmas]
+    for t, s in pairwise(levels):
+        x = heun_step(denoise64, x, t, s, label)
+    return denoise64(x, levels[-1], label).to(dtype)
