@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def _check_progress(progress: float) -> float:
-    if not 0 <= progress:
+    if progress < 0:
         raise ValueError(f"progress={progress}: it starts at 0")
     return min(progress, 1.0)
 

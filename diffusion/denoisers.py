@@ -10,12 +10,26 @@ with s = sigma_data, c_in = 1/sqrt(s^2 + t^2), c_noise = ln(t)/4. Scalings are f
 does to the network.
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from diffusion.noise import expand
+
+
+class Denoise(Protocol):
+    """Any estimate of x0: (x (B, ...), sigma (B,) or number, label (B,) or None) -> (B, ...)."""
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor: ...
+
+
+class Transport(Protocol):
+    """A flow map: as Denoise, and with `target` the point of the trajectory at that level."""
+
+    def __call__(
+        self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None, target: float | Tensor | None = None
+    ) -> Tensor: ...
 
 
 class Scalings(NamedTuple):

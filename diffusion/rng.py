@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def derive_seed(seed: int, stream: str, position: int = 0) -> int:
@@ -78,14 +78,22 @@ class ImageNoise:
         return noise.to(self.device)
 
 
-@contextlib.contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed the default generator of `device` inside the block and restore it after.
+def has_dropout(model: nn.Module) -> bool:
+    """Whether two passes of this model would see different dropout masks."""
+    return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in model.modules())
 
-    Two forward passes in blocks of the same seed see the same dropout masks, on any device; saving the CPU's
-    generator alone, as openai/consistency_models does, shares nothing on a GPU.
+
+@contextlib.contextmanager
+def shared_dropout(seed: int, model: nn.Module) -> Iterator[None]:
+    """Passes of `model` in blocks of the same seed see the same dropout masks, on any device.
+
+    The default generator of the model's device is seeded inside the block and restored after. Saving the CPU's
+    generator alone, as openai/consistency_models does, shares nothing on a GPU. Without dropout nothing happens.
     """
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    if not has_dropout(model):
+        yield
+        return
+    device = next(model.parameters()).device
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

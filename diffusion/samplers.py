@@ -6,24 +6,12 @@ Where fresh noise is added, `noise()` gives it, (B, C, H, W) standard normal: a 
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class Denoise(Protocol):
-    """Any estimate of x0: (x (B, ...), sigma (B,) or number, label (B,) or None) -> (B, ...)."""
-
-    def __call__(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor: ...
-
-
-class Transport(Protocol):
-    """A flow map: as Denoise, and with `target` the point of the trajectory at that level."""
-
-    def __call__(
-        self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None, target: float | Tensor | None = None
-    ) -> Tensor: ...
+from diffusion.denoisers import Denoise, Transport
+from diffusion.solvers import heun_step
 
 
 def _check_order(sigmas: Sequence[float], descending: bool) -> None:
@@ -132,8 +120,6 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], label: Tensor | N
         sigmas: descending positive levels; evaluations: 2 len(sigmas) - 1.
         label: (B,) or None.
     """
-    from diffusion.solvers import heun_step  # solvers take this module's types
-
     _check_order(sigmas, descending=True)
     dtype = x.dtype
     x = x.double()  # the state in float64, the network in its own precision, as EDM does

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from diffusion.denoisers import Denoise
 from diffusion.noise import expand
-from diffusion.samplers import Denoise
 
 
 def slope(denoise: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:

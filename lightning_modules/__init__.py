@@ -1,0 +1,8 @@
+"""The methods: one LightningModule each, no common base class."""
+
+from lightning_modules.bcm import BCMModule
+from lightning_modules.checkpoint import load_denoiser, load_module
+from lightning_modules.ct import CTModule
+from lightning_modules.diffusion import DiffusionModule
+
+__all__ = ["BCMModule", "CTModule", "DiffusionModule", "load_denoiser", "load_module"]

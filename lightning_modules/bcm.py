@@ -1,0 +1,222 @@
+"""BCM: one network that follows the trajectory in both directions (Li & He 2024, arXiv 2403.18035).
+
+    x_t = x0 + t z,  x_s = x0 + s z          neighbouring levels t > s, the same noise z
+    A = f(x_t, t -> eps)                     gradient
+    B = sg f(x_s, s -> eps)                  no gradient
+    C = f(x_t, t -> u)                       gradient; any other level u, above or below t
+    D = f_sg(C, u -> eps)                    weights frozen, the gradient passes through D into C
+
+    L = lambda(t, s) d(A, B) + lambda'(t, u) d(D, B)
+
+The four passes see the same dropout mask. f_sg and sg f use the current weights (a target EMA rate of 0).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from diffusion.denoisers import BidirectionalDenoiser
+from diffusion.ema import EMA
+from diffusion.noise import perturb
+from diffusion.pairs import PairLaw
+from diffusion.rng import ImageNoise, has_dropout, shared_dropout
+from diffusion.samplers import add_initial_noise, invert, mixed
+from lightning_modules.checkpoint import initialise_network
+from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
+
+
+class BCMDraws(NamedTuple):
+    """What is random in a step: noise like x0, levels t > s and target u (B,), the seed of the dropout mask."""
+
+    noise: Tensor
+    t: Tensor
+    s: Tensor
+    u: Tensor
+    dropout_seed: int
+
+
+@dataclass(frozen=True)
+class BCMPlan:
+    """A way to sample: ancestral down `levels`, ending at sigma_min, then zigzag `rounds` of (small, large) levels."""
+
+    levels: tuple[float, ...]
+    rounds: tuple[tuple[float, float], ...] = ()
+
+    @property
+    def steps(self) -> int:
+        """Network evaluations."""
+        return len(self.levels) + 2 * len(self.rounds)
+
+
+# scripts/image_sample.py of Mosasaur5526/BCM-iCT-torch at 74ad31f, ImageNet-64
+PLANS = (
+    BCMPlan((80.0,)),
+    BCMPlan((80.0, 2.4)),
+    BCMPlan((80.0,), ((0.1, 1.2),)),
+    BCMPlan((80.0, 3.0), ((0.12, 0.4),)),
+)
+
+
+class BCMModule(LightningModule):
+    """Bidirectional consistency training, from scratch or tuned from a consistency model.
+
+    Args:
+        network: factory `(image_shape, num_classes) -> nn.Module` of a network with two noise levels.
+        image_shape: (C, H, W), from the datamodule.
+        num_classes: 0 for an unconditional model, from the datamodule.
+        pairs: law of the levels t > s and of the target u.
+        distance: d, images (B, ...), (B, ...) -> (B,).
+        weight: lambda(t, s) of the consistency term.
+        target_weight: lambda'(t, u) of the bidirectional term.
+        total_images: length of the run in training images.
+        optimizer, lr_scheduler: factories; the scheduler is stepped once per optimizer step.
+        bidirectional_weight: factor of the bidirectional term, >= 0.
+        sigma_data, sigma_min, sigma_max: as in `BidirectionalDenoiser`.
+        ema_rates: averaging rates per step, the first is evaluated.
+        plans: how to sample, one plan per number of evaluations.
+        inversions: levels visited by inversion, one sequence per number of evaluations.
+        init_from: checkpoint of a consistency model (or BCM) whose EMA weights training starts from.
+        compile: run the loss through torch.compile as one graph.
+        seed: of all random draws.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[tuple[int, int, int], int], nn.Module],
+        image_shape: tuple[int, int, int],
+        pairs: PairLaw,
+        distance: Callable[[Tensor, Tensor], Tensor],
+        weight: Callable[[Tensor, Tensor], Tensor],
+        target_weight: Callable[[Tensor, Tensor], Tensor],
+        total_images: int,
+        num_classes: int = 0,
+        optimizer: OptimizerCallable = torch.optim.RAdam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        bidirectional_weight: float = 1.0,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        ema_rates: Sequence[float] = (0.9999,),
+        plans: Sequence[BCMPlan] = PLANS,
+        inversions: Sequence[Sequence[float]] = ((0.07, 80.0), (0.07, 15.0, 80.0)),
+        init_from: str | None = None,
+        compile: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.denoiser = BidirectionalDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
+        self.ema = EMA(self.denoiser, ema_rates)
+        self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
+        self.pairs, self.distance, self.weight, self.target_weight = pairs, distance, weight, target_weight
+        self.bidirectional_weight = bidirectional_weight
+        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.plans, self.inversions, self.init_from, self.seed = plans, inversions, init_from, seed
+        self.images_seen = 0
+        self.fused = not has_dropout(self.denoiser)  # one pass would give its two halves different masks
+        self.objective = torch.compile(self.loss_terms, fullgraph=True, dynamic=False) if compile else self.loss_terms
+
+    @property
+    def ema_denoiser(self) -> BidirectionalDenoiser:
+        """The averaged denoiser that is evaluated."""
+        return self.ema.models[0]
+
+    @property
+    def progress(self) -> float:
+        """Position in the run, from 0 to 1."""
+        return self.images_seen / self.total_images
+
+    def draw(self, x0: Tensor) -> BCMDraws:
+        """This step's random numbers, a function of the seed and the images seen."""
+        draws, sigma_range = step_draws(self, x0), (self.denoiser.sigma_min, self.denoiser.sigma_max)
+        t, s = self.pairs.pairs(draws.uniform(len(x0), "levels"), self.progress, *sigma_range)
+        u = self.pairs.targets(draws.uniform(len(x0), "targets"), t, self.progress, *sigma_range)
+        noise = draws.normal_like(x0, "noise")
+        return BCMDraws(noise, t.float(), s.float(), u.float(), draws.stream_seed("dropout"))
+
+    def loss_terms(self, x0: Tensor, label: Tensor | None, draws: BCMDraws) -> tuple[Tensor, Tensor]:
+        """The weighted consistency and bidirectional terms, (B,) each."""
+        noise, t, s, u, seed = draws
+        x_t, x_s = perturb(x0, noise, t), perturb(x0, noise, s)
+        if self.fused:  # A and C leave from the same point: one pass
+            eps = torch.full_like(u, self.denoiser.sigma_min)
+            twice = None if label is None else label.repeat(2)
+            both = self.denoiser(torch.cat([x_t, x_t]), t.repeat(2), twice, target=torch.cat([eps, u]))
+            at_eps, at_u = both.chunk(2)
+        else:
+            with shared_dropout(seed, self.denoiser):
+                at_eps = self.denoiser(x_t, t, label)
+            with shared_dropout(seed, self.denoiser):
+                at_u = self.denoiser(x_t, t, label, target=u)
+        with shared_dropout(seed, self.denoiser):
+            back = self.frozen(at_u, u, label)
+        with shared_dropout(seed, self.denoiser), torch.no_grad():
+            target = self.denoiser(x_s, s, label)
+        consistency = self.weight(t, s) * self.distance(at_eps, target)
+        bidirectional = self.target_weight(t, u) * self.distance(back, target)
+        return consistency, self.bidirectional_weight * bidirectional
+
+    def frozen(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
+        """The denoiser whose weights get no gradient, while its input does."""
+        weights = {name: parameter.detach() for name, parameter in self.denoiser.named_parameters()}
+        return functional_call(self.denoiser, weights, (x, sigma, label))
+
+    def loss(self, x0: Tensor, label: Tensor | None = None) -> Tensor:
+        """The loss of each image (B,) at this step's draws; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
+        consistency, bidirectional = self.objective(x0, label if self.num_classes else None, self.draw(x0))
+        return consistency + bidirectional
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
+        x0, label = batch
+        draws = self.draw(x0)
+        consistency, bidirectional = self.objective(x0, label if self.num_classes else None, draws)
+        terms = {"consistency": consistency.detach(), "bidirectional": bidirectional.detach()}
+        return {"loss": (consistency + bidirectional).mean(), "sigma": draws.t, "terms": terms}
+
+    def sample(self, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
+        """Generate (B, C, H, W) from the EMA weights by the plan with `steps` evaluations."""
+        for plan in self.plans:
+            if plan.steps == steps:
+                break
+        else:
+            raise ValueError(f"steps={steps}: this model has plans for {[plan.steps for plan in self.plans]}")
+        eps = self.denoiser.sigma_min
+        x = plan.levels[0] * noise()
+        return mixed(self.ema_denoiser, x, (*plan.levels, eps), plan.rounds, noise, label, eps)
+
+    def invert(self, x0: Tensor, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
+        """Map images (B, C, H, W) in [-1, 1] to their noise, at the level where generation starts."""
+        for levels in self.inversions:
+            if len(levels) - 1 == steps:
+                break
+        else:
+            raise ValueError(f"steps={steps}: inversions are set for {[len(s) - 1 for s in self.inversions]}")
+        return invert(self.ema_denoiser, add_initial_noise(x0, levels[0], noise), levels, label)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:
+            initialise_network(self.denoiser.network, self.init_from)
+            self.ema.reset(self.denoiser)
+
+    def update_averages(self, k: int) -> None:
+        """Called after the k-th optimizer step."""
+        self.ema.update(self.denoiser, k)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self.denoiser.parameters(), self.make_optimizer, self.make_lr_scheduler)
+
+    def configure_callbacks(self) -> list:
+        return run_callbacks()

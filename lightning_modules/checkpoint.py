@@ -1,0 +1,132 @@
+"""From a checkpoint back to a model. Checkpoints hold tensors and plain values only and load with weights_only=True."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from diffusion.denoisers import Denoiser
+
+# Packages a class path in a config or a checkpoint may name: a class path is code that will run.
+ALLOWED_PACKAGES = (
+    "lightning_modules",
+    "networks",
+    "datamodules",
+    "diffusion",
+    "evaluation",
+    "torch",
+    "lightning",
+    "torchvision",
+    "torchmetrics",
+)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read or used; the message is one line."""
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a checkpoint's dictionary onto the CPU.
+
+    Where a file `path + ".sha256"` stands beside it, the content is verified against it: a flipped byte would otherwise
+    load without a word.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds more than tensors and plain values. The message names
+            the newest other checkpoint beside it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    digest = path.with_name(path.name + ".sha256")
+    try:
+        if digest.is_file() and file_sha256(path) != digest.read_text().split()[0]:
+            raise CheckpointError("its content does not match its .sha256")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise CheckpointError("it is not a checkpoint of a training run")
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
+        others = [p for p in path.parent.glob("*.ckpt") if p != path]
+        previous = max(others, key=lambda p: p.stat().st_mtime, default=None)
+        hint = f"; the previous one is {previous}" if previous else ""
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from None
+    return checkpoint
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def class_paths(value: Any) -> Iterator[str]:
+    """Every class path in a configuration of nested dictionaries and lists."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key in ("class_path", "_class_path") and isinstance(item, str):
+                yield item
+            yield from class_paths(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from class_paths(item)
+
+
+def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> LightningModule:
+    """Rebuild the module that wrote a checkpoint, with its weights, in evaluation mode on the CPU.
+
+    Args:
+        path: a checkpoint of a run started by `main.py fit`.
+        allow: further packages whose classes the checkpoint may name.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`; or the checkpoint does not say how to build its module, or names a class
+            outside the allowed packages.
+    """
+    from lightning.pytorch.cli import instantiate_module
+
+    checkpoint = read_checkpoint(path)
+    config = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if k != "_instantiator"}
+    if "_class_path" not in config:
+        raise CheckpointError(
+            f"checkpoint {path} does not hold its configuration (its module was built in Python): build the module and "
+            f"call load_state_dict"
+        )
+    for class_path in class_paths(config):
+        if class_path.split(".")[0] not in (*ALLOWED_PACKAGES, *allow):
+            raise CheckpointError(
+                f"checkpoint {path} names the class {class_path}, which is outside the allowed packages"
+            )
+    module = instantiate_module(LightningModule, config)
+    module.load_state_dict(checkpoint["state_dict"])
+    module.images_seen = checkpoint["images_seen"]
+    return module.eval()
+
+
+def load_denoiser(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Denoiser:
+    """The frozen EMA denoiser of any checkpoint; arguments and errors as `load_module`."""
+    return load_module(path, allow).ema_denoiser.eval().requires_grad_(False)
+
+
+def initialise_network(network: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Start `network` from the EMA weights of a checkpoint.
+
+    A network with two noise levels takes one with a single level too: it then starts exactly at it, since the second
+    level has no effect yet.
+
+    Raises:
+        CheckpointError: the networks differ in shape.
+    """
+    source = load_denoiser(path).network.state_dict()
+    try:
+        if set(source) != set(network.state_dict()) and hasattr(network, "load_unidirectional"):
+            network.load_unidirectional(source)
+        else:
+            network.load_state_dict(source)
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"the network of {path} does not fit: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,163 @@
+"""CT: consistency training without a teacher, and its successors iCT and ECT.
+
+    x_t = x0 + t z,  x_s = x0 + s z          neighbouring levels t > s, the same noise z
+    L = lambda(t, s) d( f(x_t, t), sg f_target(x_s, s) )
+
+x_s is one Euler step from x_t whose denoiser is the true x0. With the same dropout mask for both passes.
+
+| method | pairs | weight | distance | target |
+|---|---|---|---|---|
+| CT (Song et al. 2023, arXiv 2303.01469) | GridPairs(SquareRootSteps, UniformRho) | ConstantGap | LPIPS | TargetRate |
+| iCT (Song & Dhariwal 2023, arXiv 2310.14189) | GridPairs(DoublingSteps, LogNormal) | InverseGap | PseudoHuber | none |
+| ECT (Geng et al. 2024, arXiv 2406.14548) | ContinuousPairs(ECTGap, LogNormal) | InverseGap | PseudoHuber | none |
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from diffusion.denoisers import ConsistencyDenoiser
+from diffusion.ema import EMA
+from diffusion.noise import perturb
+from diffusion.pairs import PairLaw
+from diffusion.rng import ImageNoise, shared_dropout
+from diffusion.samplers import multistep
+from lightning_modules.checkpoint import initialise_network
+from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
+
+
+class CTDraws(NamedTuple):
+    """What is random in a step: noise like x0, levels t > s (B,), the seed of the dropout mask."""
+
+    noise: Tensor
+    t: Tensor
+    s: Tensor
+    dropout_seed: int
+
+
+class CTModule(LightningModule):
+    """Consistency training.
+
+    Args:
+        network: factory `(image_shape, num_classes) -> nn.Module`.
+        image_shape: (C, H, W), from the datamodule.
+        pairs: law of the levels t > s.
+        distance: d, images (B, ...), (B, ...) -> (B,).
+        weight: lambda(t, s).
+        total_images: length of the run in training images.
+        num_classes: 0 for an unconditional model, from the datamodule.
+        optimizer, lr_scheduler: factories; the scheduler is stepped once per optimizer step.
+        target_rate: EMA rate of the target network as a function of progress (CT); None for the current weights.
+        sigma_data, sigma_min, sigma_max: as in `ConsistencyDenoiser`.
+        ema_rates: averaging rates per step, the first is evaluated.
+        schedules: levels visited when sampling, one sequence per number of evaluations.
+        init_from: checkpoint of a denoiser whose EMA weights training starts from.
+        compile: run the loss through torch.compile as one graph.
+        seed: of all random draws.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[tuple[int, int, int], int], nn.Module],
+        image_shape: tuple[int, int, int],
+        pairs: PairLaw,
+        distance: Callable[[Tensor, Tensor], Tensor],
+        weight: Callable[[Tensor, Tensor], Tensor],
+        total_images: int,
+        num_classes: int = 0,
+        optimizer: OptimizerCallable = torch.optim.RAdam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        target_rate: Callable[[float], float] | None = None,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        ema_rates: Sequence[float] = (0.9999,),
+        schedules: Sequence[Sequence[float]] = ((80.0,), (80.0, 0.821)),
+        init_from: str | None = None,
+        compile: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.denoiser = ConsistencyDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
+        self.ema = EMA(self.denoiser, ema_rates)
+        self.target = EMA(self.denoiser, (0.0,), warmup=False) if target_rate else None
+        self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
+        self.pairs, self.distance, self.weight, self.target_rate = pairs, distance, weight, target_rate
+        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.schedules, self.init_from, self.seed = schedules, init_from, seed
+        self.images_seen = 0
+        self.objective = torch.compile(self.loss_at, fullgraph=True, dynamic=False) if compile else self.loss_at
+
+    @property
+    def ema_denoiser(self) -> ConsistencyDenoiser:
+        """The averaged denoiser that is evaluated."""
+        return self.ema.models[0]
+
+    @property
+    def progress(self) -> float:
+        """Position in the run, from 0 to 1."""
+        return self.images_seen / self.total_images
+
+    def draw(self, x0: Tensor) -> CTDraws:
+        """This step's random numbers, a function of the seed and the images seen."""
+        draws, sigma_range = step_draws(self, x0), (self.denoiser.sigma_min, self.denoiser.sigma_max)
+        t, s = self.pairs.pairs(draws.uniform(len(x0), "levels"), self.progress, *sigma_range)
+        return CTDraws(draws.normal_like(x0, "noise"), t.float(), s.float(), draws.stream_seed("dropout"))
+
+    def loss_at(self, x0: Tensor, label: Tensor | None, draws: CTDraws) -> Tensor:
+        """The loss of each image (B,) at the given draws."""
+        noise, t, s, seed = draws
+        with shared_dropout(seed, self.denoiser):
+            student = self.denoiser(perturb(x0, noise, t), t, label)
+        with shared_dropout(seed, self.denoiser), torch.no_grad():
+            teacher = self.target.models[0] if self.target is not None else self.denoiser
+            target = teacher(perturb(x0, noise, s), s, label)
+        return self.weight(t, s) * self.distance(student, target)
+
+    def loss(self, x0: Tensor, label: Tensor | None = None) -> Tensor:
+        """The loss of each image (B,) at this step's draws; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
+        return self.objective(x0, label if self.num_classes else None, self.draw(x0))
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
+        x0, label = batch
+        draws = self.draw(x0)
+        loss = self.objective(x0, label if self.num_classes else None, draws)
+        return {"loss": loss.mean(), "sigma": draws.t, "terms": {"consistency": loss.detach()}}
+
+    def sample(self, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
+        """Generate (B, C, H, W) from the EMA weights by the schedule with `steps` evaluations."""
+        for sigmas in self.schedules:
+            if len(sigmas) == steps:
+                return multistep(self.ema_denoiser, sigmas[0] * noise(), sigmas, noise, label, self.denoiser.sigma_min)
+        raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in self.schedules]} evaluations")
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:
+            initialise_network(self.denoiser.network, self.init_from)
+            for averages in filter(None, (self.ema, self.target)):
+                averages.reset(self.denoiser)
+
+    def update_averages(self, k: int) -> None:
+        """Called after the k-th optimizer step."""
+        self.ema.update(self.denoiser, k)
+        if self.target is not None:
+            self.target.rates = (self.target_rate(self.progress),)
+            self.target.update(self.denoiser, k)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self.denoiser.parameters(), self.make_optimizer, self.make_lr_scheduler)
+
+    def configure_callbacks(self) -> list:
+        return run_callbacks()

@@ -1,0 +1,135 @@
+"""The diffusion model of EDM: the teacher of consistency distillation and the multi-step baseline.
+
+    L = lambda(t) ||D(x0 + t z, t) - x0||^2,   ln t ~ N(-1.2, 1.2^2),   lambda(t) = (t^2 + s^2)/(t s)^2
+
+Karras et al. 2022 (arXiv 2206.00364), eq. 2 and table 1; the mean over the elements of an image stands for the norm.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from diffusion.denoisers import EDMDenoiser
+from diffusion.distances import SquaredL2
+from diffusion.ema import EMA
+from diffusion.levels import Levels
+from diffusion.noise import karras_grid, perturb
+from diffusion.rng import ImageNoise, shared_dropout
+from diffusion.samplers import heun
+from diffusion.weightings import EDMWeight
+from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
+
+
+class DiffusionDraws(NamedTuple):
+    """What is random in a step: noise like x0, levels t (B,), the seed of the dropout mask."""
+
+    noise: Tensor
+    t: Tensor
+    dropout_seed: int
+
+
+class DiffusionModule(LightningModule):
+    """Denoising score matching with EDM's preconditioning.
+
+    Args:
+        network: factory `(image_shape, num_classes) -> nn.Module`.
+        image_shape: (C, H, W), from the datamodule.
+        levels: law of the noise level, truncated to [sigma_min, sigma_max]; EDM's is LogNormal(-1.2, 1.2).
+        total_images: length of the run in training images.
+        num_classes: 0 for an unconditional model, from the datamodule.
+        optimizer, lr_scheduler: factories; the scheduler is stepped once per optimizer step.
+        sigma_data, sigma_min, sigma_max: as in `EDMDenoiser`.
+        ema_rates: averaging rates per step, the first is evaluated.
+        compile: run the loss through torch.compile as one graph.
+        seed: of all random draws.
+
+    Note: EDM's law of levels is not truncated; [0.002, 80] leaves out 3e-5 of it.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[tuple[int, int, int], int], nn.Module],
+        image_shape: tuple[int, int, int],
+        levels: Levels,
+        total_images: int,
+        num_classes: int = 0,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        sigma_data: float = 0.5,
+        sigma_min: float = 0.002,
+        sigma_max: float = 80.0,
+        ema_rates: Sequence[float] = (0.9999,),
+        compile: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.save_hyperparameters()
+        self.denoiser = EDMDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
+        self.ema = EMA(self.denoiser, ema_rates)
+        self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
+        self.levels, self.weight, self.distance = levels, EDMWeight(sigma_data), SquaredL2()
+        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.seed = seed
+        self.images_seen = 0
+        self.objective = torch.compile(self.loss_at, fullgraph=True, dynamic=False) if compile else self.loss_at
+
+    @property
+    def ema_denoiser(self) -> EDMDenoiser:
+        """The averaged denoiser that is evaluated."""
+        return self.ema.models[0]
+
+    def draw(self, x0: Tensor) -> DiffusionDraws:
+        """This step's random numbers, a function of the seed and the images seen."""
+        draws = step_draws(self, x0)
+        u = draws.uniform(len(x0), "levels")
+        t = self.levels.continuous(u, self.denoiser.sigma_min, self.denoiser.sigma_max)
+        return DiffusionDraws(draws.normal_like(x0, "noise"), t.float(), draws.stream_seed("dropout"))
+
+    def loss_at(self, x0: Tensor, label: Tensor | None, draws: DiffusionDraws) -> Tensor:
+        """The loss of each image (B,) at the given draws."""
+        noise, t, seed = draws
+        with shared_dropout(seed, self.denoiser):
+            x0_hat = self.denoiser(perturb(x0, noise, t), t, label)
+        return self.weight(t) * self.distance(x0_hat, x0)
+
+    def loss(self, x0: Tensor, label: Tensor | None = None) -> Tensor:
+        """The loss of each image (B,) at this step's draws; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
+        return self.objective(x0, label if self.num_classes else None, self.draw(x0))
+
+    def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
+        x0, label = batch
+        draws = self.draw(x0)
+        loss = self.objective(x0, label if self.num_classes else None, draws)
+        return {"loss": loss.mean(), "sigma": draws.t, "terms": {"denoising": loss.detach()}}
+
+    def sample(self, noise: ImageNoise, steps: int = 35, label: Tensor | None = None) -> Tensor:
+        """Generate (B, C, H, W) from the EMA weights by EDM's Heun sampler with `steps` evaluations, an odd number."""
+        if steps < 1 or steps % 2 == 0:
+            raise ValueError(
+                f"steps={steps}: Heun's method takes 1, 3, 5, ... evaluations, the last step being Euler's"
+            )
+        low, high = self.denoiser.sigma_min, self.denoiser.sigma_max
+        n = (steps - 1) // 2
+        sigmas = karras_grid(n, low, high).flip(0).tolist() if n else [high]
+        return heun(self.ema_denoiser, high * noise(), sigmas, label)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+
+    def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
+        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+
+    def update_averages(self, k: int) -> None:
+        """Called after the k-th optimizer step."""
+        self.ema.update(self.denoiser, k)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        return optimizer_and_schedule(self.denoiser.parameters(), self.make_optimizer, self.make_lr_scheduler)
+
+    def configure_callbacks(self) -> list:
+        return run_callbacks()

@@ -1,0 +1,145 @@
+"""What every run does beside its method: count images, average weights, skip steps that are not finite.
+
+A method's module gives `images_seen`, `total_images`, `seed` and `update_averages(k)`, and returns `run_callbacks()`
+from `configure_callbacks`. Lightning runs these before it writes a checkpoint, so a checkpoint is always of one moment.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypedDict
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+
+from diffusion.rng import Draws
+
+
+class StepOutput(TypedDict):
+    """What a training_step returns: the mean loss, and for the dashboard the levels and terms of each image (B,)."""
+
+    loss: Tensor
+    sigma: Tensor
+    terms: dict[str, Tensor]
+
+
+def optimizer_and_schedule(
+    parameters: Iterable[nn.Parameter],
+    optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+    lr_scheduler: Callable[[torch.optim.Optimizer], Any] | None,
+) -> OptimizerLRScheduler:
+    """Build an optimizer and, if given, a learning-rate schedule that is stepped once per optimizer step."""
+    built = optimizer(parameters)
+    if lr_scheduler is None:
+        return built
+    return {"optimizer": built, "lr_scheduler": {"scheduler": lr_scheduler(built), "interval": "step"}}
+
+
+def step_draws(module: Any, x0: Tensor) -> Draws:
+    """The random numbers of this step for the slice x0 (B, ...) of the global batch that this process holds."""
+    trainer = getattr(module, "_trainer", None)  # without a Trainer, this process holds the whole batch
+    rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
+    return Draws(module.seed, module.images_seen, x0.device, rank, world_size)
+
+
+class CountImages(Callback):
+    """Counts the images of the global batch, keeps the count in the checkpoint, stops at `total_images`.
+
+    Steps are no measure: with two optimizers `trainer.global_step` counts both, and a step's size is the batch's.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if pl_module.images_seen >= pl_module.total_images:
+            rank_zero_info(f"The run is complete: {pl_module.images_seen} of {pl_module.total_images} images seen.")
+            trainer.should_stop = True
+            raise StopIteration
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        pl_module.images_seen += len(batch[0]) * trainer.world_size
+        if pl_module.images_seen >= pl_module.total_images:
+            trainer.should_stop = True
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["images_seen"] = pl_module.images_seen
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        pl_module.images_seen = checkpoint["images_seen"]
+
+
+class UpdateAverages(Callback):
+    """Updates the averaged weights after every optimizer step, before any checkpoint is written."""
+
+    def __init__(self) -> None:
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step > self.step:  # not in the middle of an accumulation
+            self.step = trainer.global_step
+            pl_module.update_averages(self.step - 1)
+
+
+class SkipNonFinite(Callback):
+    """Skips a step whose gradient is not finite, on all ranks, and stops the run after `patience` in a row.
+
+    The gradient is the same on all ranks after DDP's reduction, so every rank takes the same decision. A fused
+    optimizer (Adam, AdamW, SGD with fused: true) skips by a flag that never leaves the device (`found_inf`, torch's own
+    mechanism under a GradScaler); for another one the host waits for the flag at every step.
+
+    Args:
+        patience: skipped steps in a row after which the run stops.
+        every_n_steps: how often the host reads the counts.
+    """
+
+    def __init__(self, patience: int = 20, every_n_steps: int = 20):
+        if patience < 1 or every_n_steps < 1:
+            raise ValueError(f"patience={patience}, every_n_steps={every_n_steps}: both must be at least 1")
+        self.patience, self.every_n_steps = patience, every_n_steps
+        self.reported = 0
+        self.grad_norm = torch.zeros(())
+        self.skipped = torch.zeros(2, dtype=torch.int64)  # in all, in a row
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.skipped = self.skipped.to(pl_module.device)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms = torch._foreach_norm([p.grad for p in parameters])
+        self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
+        bad = ~self.grad_norm.isfinite()
+        self.skipped[0] += bad
+        self.skipped[1] = torch.where(bad, self.skipped[1] + 1, 0)
+        if optimizer.defaults.get("fused"):
+            optimizer.found_inf, optimizer.grad_scale = bad.float(), None  # type: ignore[attr-defined]
+        elif bool(bad):
+            for parameter in parameters:
+                parameter.grad = None  # an optimizer leaves a parameter without gradient, and its state, alone
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if (batch_idx + 1) % self.every_n_steps:
+            return
+        total, row = self.skipped.tolist()
+        if total > self.reported:
+            rank_zero_warn(f"{total - self.reported} steps with a non-finite gradient were skipped ({total} in all).")
+            self.reported = total
+        if row >= self.patience:
+            raise FloatingPointError(
+                f"{row} steps in a row had a non-finite gradient, at {pl_module.images_seen} images; "
+                f"the last checkpoint is whole, since no such step was taken"
+            )
+
+
+def run_callbacks() -> list[Callback]:
+    """What `configure_callbacks` of every method returns."""
+    return [SkipNonFinite(), UpdateAverages(), CountImages()]
