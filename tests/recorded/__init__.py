@@ -1,0 +1,1 @@
+"""Numbers recorded from official code, and the inputs they were computed from."""
