@@ -30,14 +30,11 @@ class PairLaw(Protocol):
 
 @lru_cache(maxsize=64)
 def _grid_and_weights(
-    levels: Levels, n: int, sigma_min: float, sigma_max: float, rho: float, reach_top: bool, device: torch.device
+    levels: Levels, n: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     """The grid (n + 1,) and the intervals' probabilities (n,), kept on the device between steps."""
     grid = karras_grid(n, sigma_min, sigma_max, rho)
-    weights = levels.weights(grid)
-    if not reach_top and n > 1:
-        weights[-1] = 0
-    return grid.to(device), (weights / weights.sum()).to(device)
+    return grid.to(device), levels.weights(grid).to(device)
 
 
 @dataclass(frozen=True)
@@ -52,9 +49,9 @@ class GridPairs:
         levels: law of the interval n.
         target_levels: law of BCM's u.
         rho: curvature of the grid.
-        reach_top: False as in BCM's released code, where the last interval is never drawn, so that neither t nor u is
-            ever sigma_max, at which generation starts. With True, t may be sigma_max, and u too, with the
-            probability of the last interval.
+        reach_top: False as in BCM's released code: the last interval is never drawn for t, and u = t_m has the
+            probability of the interval above it, so that neither t nor u is ever sigma_max, at which generation
+            starts. With True t may be sigma_max, and u too, by half the probability of the last interval.
     """
 
     steps: Callable[[float], int]
@@ -64,22 +61,18 @@ class GridPairs:
     reach_top: bool = True
 
     def _grid(self, levels: Levels, progress: float, low: float, high: float, v: Tensor) -> tuple[Tensor, Tensor]:
-        return _grid_and_weights(levels, self.steps(progress), low, high, self.rho, self.reach_top, v.device)
+        return _grid_and_weights(levels, self.steps(progress), low, high, self.rho, v.device)
 
     def pairs(self, v: Tensor, progress: float, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
         grid, weights = self._grid(self.levels, progress, sigma_min, sigma_max, v)
-        n = draw_index(v, weights)
+        n = draw_index(v, weights if self.reach_top or len(weights) == 1 else weights[:-1])
         return grid[n + 1], grid[n]
 
     def targets(self, v: Tensor, t: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
-        """As above; `t` must be points of the grid at this progress.
-
-        Note: in the released code u = t_m has the probability of the interval above it, so the grid's last point
-        has none. Here that point takes half of the last interval's probability if `reach_top`.
-        """
+        """As above; `t` must be points of the grid at this progress."""
         grid, weights = self._grid(self.target_levels or self.levels, progress, sigma_min, sigma_max, v)
-        last = weights[-1:] / 2 if self.reach_top else torch.zeros_like(weights[-1:])
-        points = torch.cat([weights[:-1], weights[-1:] - last, last])
+        top = weights[-1:] / 2 if self.reach_top else torch.zeros_like(weights[-1:])
+        points = torch.cat([weights[:-1], weights[-1:] - top, top])
         others = points.repeat(len(v), 1).scatter(1, torch.searchsorted(grid, t)[:, None], 0.0)
         return grid[draw_index(v, others)]
 
