@@ -7,7 +7,7 @@ Both laws are pure functions of uniform numbers and of the run's progress:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -46,7 +46,7 @@ class GridPairs:
 
     Args:
         steps: number of intervals as a function of progress, e.g. `DoublingSteps()`.
-        levels: law of the interval n.
+        levels: law of the interval n, iCT's `LogNormal()` by default.
         target_levels: law of BCM's u.
         rho: curvature of the grid.
         reach_top: False as in BCM's released code: the last interval is never drawn for t, and u = t_m has the
@@ -55,7 +55,7 @@ class GridPairs:
     """
 
     steps: Callable[[float], int]
-    levels: Levels = field(default_factory=LogNormal)
+    levels: Levels | None = None  # a default instance of a protocol would not parse from a config
     target_levels: Levels | None = None
     rho: float = 7.0
     reach_top: bool = True
@@ -64,13 +64,13 @@ class GridPairs:
         return _grid_and_weights(levels, self.steps(progress), low, high, self.rho, v.device)
 
     def pairs(self, v: Tensor, progress: float, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
-        grid, weights = self._grid(self.levels, progress, sigma_min, sigma_max, v)
+        grid, weights = self._grid(self.levels or LogNormal(), progress, sigma_min, sigma_max, v)
         n = draw_index(v, weights if self.reach_top or len(weights) == 1 else weights[:-1])
         return grid[n + 1], grid[n]
 
     def targets(self, v: Tensor, t: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
         """As above; `t` must be points of the grid at this progress."""
-        grid, weights = self._grid(self.target_levels or self.levels, progress, sigma_min, sigma_max, v)
+        grid, weights = self._grid(self.target_levels or self.levels or LogNormal(), progress, sigma_min, sigma_max, v)
         top = weights[-1:] / 2 if self.reach_top else torch.zeros_like(weights[-1:])
         points = torch.cat([weights[:-1], weights[-1:] - top, top])
         others = points.repeat(len(v), 1).scatter(1, torch.searchsorted(grid, t)[:, None], 0.0)
@@ -88,14 +88,14 @@ class ContinuousPairs:
     """
 
     gap: Callable[[Tensor, float], Tensor]
-    levels: Levels = field(default_factory=LogNormal)
+    levels: Levels | None = None  # a default instance of a protocol would not parse from a config
     target_levels: Levels | None = None
 
     def pairs(self, v: Tensor, progress: float, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
         # above sigma_min by a part in a thousand, so that t - s stays positive
-        t = self.levels.continuous(v, 1.001 * sigma_min, sigma_max)
+        t = (self.levels or LogNormal()).continuous(v, 1.001 * sigma_min, sigma_max)
         return t, self.gap(t, progress).clamp(min=sigma_min)
 
     def targets(self, v: Tensor, t: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
-        u = (self.target_levels or self.levels).continuous(v, sigma_min, sigma_max)
+        u = (self.target_levels or self.levels or LogNormal()).continuous(v, sigma_min, sigma_max)
         return torch.where(u == t, sigma_min, u)
