@@ -80,7 +80,7 @@ class BCMModule(LightningModule):
         bidirectional_weight: factor of the bidirectional term, >= 0.
         sigma_data, sigma_min, sigma_max: as in `BidirectionalDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
-        plans: how to sample, one plan per number of evaluations.
+        plans: how to sample, one plan per number of evaluations; `PLANS` by default.
         inversions: levels visited by inversion, one sequence per number of evaluations.
         init_from: checkpoint of a consistency model (or BCM) whose EMA weights training starts from.
         compile: run the loss through torch.compile as one graph.
@@ -104,7 +104,7 @@ class BCMModule(LightningModule):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         ema_rates: Sequence[float] = (0.9999,),
-        plans: Sequence[BCMPlan] = PLANS,
+        plans: Sequence[BCMPlan] | None = None,
         inversions: Sequence[Sequence[float]] = ((0.07, 80.0), (0.07, 15.0, 80.0)),
         init_from: str | None = None,
         compile: bool = False,
@@ -118,7 +118,8 @@ class BCMModule(LightningModule):
         self.pairs, self.distance, self.weight, self.target_weight = pairs, distance, weight, target_weight
         self.bidirectional_weight = bidirectional_weight
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        self.plans, self.inversions, self.init_from, self.seed = plans, inversions, init_from, seed
+        self.plans = PLANS if plans is None else plans  # as a default it could not be written to a config
+        self.inversions, self.init_from, self.seed = inversions, init_from, seed
         self.images_seen = 0
         self.fused = not has_dropout(self.denoiser)  # one pass would give its two halves different masks
         self.objective = torch.compile(self.loss_terms, fullgraph=True, dynamic=False) if compile else self.loss_terms
