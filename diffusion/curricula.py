@@ -112,3 +112,25 @@ class ECTGap:
         stage = min(math.floor(_check_progress(progress) * self.stages + 1e-9), self.stages - 1)
         n = 1 + self.k * torch.sigmoid(-self.b * t)
         return (t * (1 - n / self.q ** (stage + 1))).clamp(min=0)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """Factor of the learning rate: a linear rise during `warmup` of the run, then half a cosine down to `final`.
+
+    Loshchilov & Hutter 2017 (arXiv 1608.03983), without restarts.
+    """
+
+    warmup: float = 0.0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1 or not 0 <= self.final <= 1:
+            raise ValueError(f"warmup={self.warmup}, final={self.final}: 0 <= warmup < 1, 0 <= final <= 1")
+
+    def __call__(self, progress: float) -> float:
+        k = _check_progress(progress)
+        if k < self.warmup:
+            return k / self.warmup
+        fall = (k - self.warmup) / (1 - self.warmup)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fall)) / 2

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -76,7 +76,8 @@ class BCMModule(LightningModule):
         weight: lambda(t, s) of the consistency term.
         target_weight: lambda'(t, u) of the bidirectional term.
         total_images: length of the run in training images.
-        optimizer, lr_scheduler: factories; the scheduler is stepped once per optimizer step.
+        optimizer: factory of the optimizer.
+        lr_factor: factor of the learning rate as a function of the run's progress; None keeps it constant.
         bidirectional_weight: factor of the bidirectional term, >= 0.
         sigma_data, sigma_min, sigma_max: as in `BidirectionalDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
@@ -98,7 +99,7 @@ class BCMModule(LightningModule):
         total_images: int,
         num_classes: int = 0,
         optimizer: OptimizerCallable = torch.optim.RAdam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_factor: Callable[[float], float] | None = None,
         bidirectional_weight: float = 1.0,
         sigma_data: float = 0.5,
         sigma_min: float = 0.002,
@@ -117,7 +118,7 @@ class BCMModule(LightningModule):
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.pairs, self.distance, self.weight, self.target_weight = pairs, distance, weight, target_weight
         self.bidirectional_weight = bidirectional_weight
-        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.plans = PLANS if plans is None else plans  # as a default it could not be written to a config
         self.inversions, self.init_from, self.seed = inversions, init_from, seed
         self.images_seen = 0
@@ -217,7 +218,7 @@ class BCMModule(LightningModule):
         self.ema.update(self.denoiser, k)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer_and_schedule(self.denoiser.parameters(), self.make_optimizer, self.make_lr_scheduler)
+        return optimizer_and_schedule(self, self.denoiser.parameters(), self.make_optimizer, self.lr_factor)
 
     def configure_callbacks(self) -> list:
         return run_callbacks()

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -51,7 +51,8 @@ class CTModule(LightningModule):
         weight: lambda(t, s).
         total_images: length of the run in training images.
         num_classes: 0 for an unconditional model, from the datamodule.
-        optimizer, lr_scheduler: factories; the scheduler is stepped once per optimizer step.
+        optimizer: factory of the optimizer.
+        lr_factor: factor of the learning rate as a function of the run's progress; None keeps it constant.
         target_rate: EMA rate of the target network as a function of progress (CT); None for the current weights.
         sigma_data, sigma_min, sigma_max: as in `ConsistencyDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
@@ -71,7 +72,7 @@ class CTModule(LightningModule):
         total_images: int,
         num_classes: int = 0,
         optimizer: OptimizerCallable = torch.optim.RAdam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_factor: Callable[[float], float] | None = None,
         target_rate: Callable[[float], float] | None = None,
         sigma_data: float = 0.5,
         sigma_min: float = 0.002,
@@ -89,7 +90,7 @@ class CTModule(LightningModule):
         self.target = EMA(self.denoiser, (0.0,), warmup=False) if target_rate else None
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.pairs, self.distance, self.weight, self.target_rate = pairs, distance, weight, target_rate
-        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.schedules, self.init_from, self.seed = schedules, init_from, seed
         self.images_seen = 0
         self.objective = torch.compile(self.loss_at, fullgraph=True, dynamic=False) if compile else self.loss_at
@@ -157,7 +158,7 @@ class CTModule(LightningModule):
             self.target.update(self.denoiser, k)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer_and_schedule(self.denoiser.parameters(), self.make_optimizer, self.make_lr_scheduler)
+        return optimizer_and_schedule(self, self.denoiser.parameters(), self.make_optimizer, self.lr_factor)
 
     def configure_callbacks(self) -> list:
         return run_callbacks()

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
@@ -42,7 +42,8 @@ class DiffusionModule(LightningModule):
         levels: law of the noise level, truncated to [sigma_min, sigma_max]; EDM's is LogNormal(-1.2, 1.2).
         total_images: length of the run in training images.
         num_classes: 0 for an unconditional model, from the datamodule.
-        optimizer, lr_scheduler: factories; the scheduler is stepped once per optimizer step.
+        optimizer: factory of the optimizer.
+        lr_factor: factor of the learning rate as a function of the run's progress; None keeps it constant.
         sigma_data, sigma_min, sigma_max: as in `EDMDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
         compile: run the loss through torch.compile as one graph.
@@ -59,7 +60,7 @@ class DiffusionModule(LightningModule):
         total_images: int,
         num_classes: int = 0,
         optimizer: OptimizerCallable = torch.optim.Adam,
-        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_factor: Callable[[float], float] | None = None,
         sigma_data: float = 0.5,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
@@ -73,7 +74,7 @@ class DiffusionModule(LightningModule):
         self.ema = EMA(self.denoiser, ema_rates)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.levels, self.weight, self.distance = levels, EDMWeight(sigma_data), SquaredL2()
-        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.seed = seed
         self.images_seen = 0
         self.objective = torch.compile(self.loss_at, fullgraph=True, dynamic=False) if compile else self.loss_at
@@ -82,6 +83,11 @@ class DiffusionModule(LightningModule):
     def ema_denoiser(self) -> EDMDenoiser:
         """The averaged denoiser that is evaluated."""
         return self.ema.models[0]
+
+    @property
+    def progress(self) -> float:
+        """Position in the run, from 0 to 1."""
+        return self.images_seen / self.total_images
 
     def draw(self, x0: Tensor) -> DiffusionDraws:
         """This step's random numbers, a function of the seed and the images seen."""
@@ -129,7 +135,7 @@ class DiffusionModule(LightningModule):
         self.ema.update(self.denoiser, k)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return optimizer_and_schedule(self.denoiser.parameters(), self.make_optimizer, self.make_lr_scheduler)
+        return optimizer_and_schedule(self, self.denoiser.parameters(), self.make_optimizer, self.lr_factor)
 
     def configure_callbacks(self) -> list:
         return run_callbacks()

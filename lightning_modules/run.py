@@ -25,15 +25,17 @@ class StepOutput(TypedDict):
 
 
 def optimizer_and_schedule(
+    module: Any,
     parameters: Iterable[nn.Parameter],
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-    lr_scheduler: Callable[[torch.optim.Optimizer], Any] | None,
+    lr_factor: Callable[[float], float] | None,
 ) -> OptimizerLRScheduler:
-    """Build an optimizer and, if given, a learning-rate schedule that is stepped once per optimizer step."""
+    """Build an optimizer, whose learning rate is multiplied by `lr_factor(module.progress)` at every step."""
     built = optimizer(parameters)
-    if lr_scheduler is None:
+    if lr_factor is None:
         return built
-    return {"optimizer": built, "lr_scheduler": {"scheduler": lr_scheduler(built), "interval": "step"}}
+    schedule = torch.optim.lr_scheduler.LambdaLR(built, lambda _: lr_factor(module.progress))
+    return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def step_draws(module: Any, x0: Tensor) -> Draws:
