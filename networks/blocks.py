@@ -1,0 +1,114 @@
+"""The parts of a U-Net: residual block and self-attention."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Up to 32 groups of at least four channels, as EDM."""
+    groups = min(32, channels // 4)
+    while channels % groups:
+        groups -= 1
+    return nn.GroupNorm(groups, channels, eps=1e-5)
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """The layer with all its parameters zero, so that a residual branch starts as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+class ResidualBlock(nn.Module):
+    """norm, SiLU, [resample], conv, + embedding, norm, SiLU, dropout, conv, added to a skip path.
+
+    The block of DDPM++/EDM and of ADM ("BigGAN" resampling inside the block).
+
+    Args:
+        in_channels, out_channels: of the images.
+        embedding_channels: of the level embedding.
+        dropout: probability.
+        adaptive_scale: the embedding gives scale and shift of the second norm (ADM); otherwise it is added before
+            it (DDPM++). Adaptive scales made consistency training diverge (arXiv 2410.11081, sec. 4.1); BCM adds.
+        resample: 1, 2 (up) or 0.5 (down).
+        skip_scale: factor of the sum; sqrt(1/2) in DDPM++, 1 in ADM.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        embedding_channels: int,
+        dropout: float = 0.0,
+        adaptive_scale: bool = True,
+        resample: float = 1,
+        skip_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.adaptive_scale, self.resample, self.skip_scale = adaptive_scale, resample, skip_scale
+        self.norm_in = group_norm(in_channels)
+        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.embed = nn.Linear(embedding_channels, out_channels * (2 if adaptive_scale else 1))
+        self.norm_out = group_norm(out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        same = in_channels == out_channels
+        self.skip = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1)
+
+    def _resample(self, x: Tensor) -> Tensor:
+        if self.resample == 1:
+            return x
+        return F.avg_pool2d(x, 2) if self.resample < 1 else F.interpolate(x, scale_factor=2.0, mode="nearest")
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """x (B, in, H, W), embedding (B, E) after its SiLU -> (B, out, H', W')."""
+        h = self.conv_in(self._resample(F.silu(self.norm_in(x))))
+        modulation = self.embed(embedding)[:, :, None, None]
+        if self.adaptive_scale:
+            scale, shift = modulation.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm_out(h), scale + 1)
+        else:
+            h = self.norm_out(h + modulation)
+        h = self.conv_out(self.dropout(F.silu(h)))
+        out = self.skip(self._resample(x)) + h
+        return out if self.skip_scale == 1 else out * self.skip_scale
+
+
+class SelfAttention(nn.Module):
+    """Self-attention over the pixels, added to the input.
+
+    Args:
+        channels: of the images.
+        channels_per_head: a divisor of `channels`; None for one head.
+        qk_norm: divide queries, keys and values by their root mean square over a head's channels, as EDM2 and BCM do
+            ("cosine attention", Karras et al. 2024, arXiv 2312.02696); BCM found its reproduction of iCT to need it.
+        skip_scale: as in `ResidualBlock`.
+    """
+
+    def __init__(
+        self, channels: int, channels_per_head: int | None = None, qk_norm: bool = False, skip_scale: float = 1.0
+    ):
+        super().__init__()
+        per_head = channels_per_head or channels
+        if channels % per_head:
+            raise ValueError(f"channels_per_head={per_head}: it must divide the {channels} channels of this level")
+        self.heads, self.qk_norm, self.skip_scale = channels // per_head, qk_norm, skip_scale
+        self.norm = group_norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = zeroed(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (B, C, H, W) -> the same shape."""
+        b, c, h, w = x.shape
+        # all queries, then all keys, then all values; pixels before channels for scaled_dot_product_attention
+        qkv = self.qkv(self.norm(x)).reshape(b, 3, self.heads, c // self.heads, h * w).transpose(3, 4)
+        if self.qk_norm:
+            rms = torch.linalg.vector_norm(qkv.float(), dim=-1, keepdim=True) / math.sqrt(c // self.heads)
+            qkv = qkv / (rms + 1e-4).to(qkv.dtype)
+        q, k, v = qkv.unbind(1)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        out = x + self.out(attended.transpose(2, 3).reshape(b, c, h, w))
+        return out if self.skip_scale == 1 else out * self.skip_scale
