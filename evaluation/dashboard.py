@@ -1,0 +1,17 @@
+"""The dashboard of a run, in TensorBoard: three callbacks, each of use without the others.
+
+| callback | shows |
+|---|---|
+| `TrainingCurves` | loss by term and noise level, gradient norm, learning rate, N(k), speed, skipped steps |
+| `SampleGrids` | samples from fixed seeds by number of evaluations, real data, inversions |
+| `RunSummary` | the configuration as text and as hyper-parameters |
+
+Every point stands at the number of images seen, whatever the batch size, the number of optimizers or of processes.
+Together they take about 1 % of a run's time.
+"""
+
+from evaluation.dashboard_curves import TrainingCurves
+from evaluation.dashboard_grids import SampleGrids
+from evaluation.dashboard_run import RunSummary
+
+__all__ = ["RunSummary", "SampleGrids", "TrainingCurves"]

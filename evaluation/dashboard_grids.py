@@ -1,0 +1,162 @@
+"""Pictures of a training run: samples from fixed seeds, real data, and data inverted and regenerated."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from diffusion.denoisers import BidirectionalDenoiser
+from diffusion.rng import ImageNoise
+from evaluation.dashboard_writer import Interval, Method, tensorboard_of
+from evaluation.generate import to_uint8
+from evaluation.grids import Picture, image_grid, scatter_plot
+from evaluation.inversion import squared_error
+
+SHOWN_INVERSIONS = 16
+POINTS = 1000
+"""Samples of 2-D data, which are drawn as points."""
+
+
+class SampleGrids(Callback):
+    """Draws what the averaged weights make of the same seeds, again and again, so that one can watch them learn.
+
+    | tag | meaning |
+    |---|---|
+    | `real/training_data` | the first batch, as the network is given it |
+    | `samples/<n>_evaluations` | images of the seeds; with up to 16 classes, each column is a class |
+    | `inversion/<n>_evaluations` | of a bidirectional model: test images, their noise, regenerated images, in rows |
+    | `inversion_error/<n>_evaluations` | mean squared error per pixel on [0, 1], with one evaluation on the way back |
+    | `inversion_noise_ratio/<n>_evaluations` | standard deviation of the noise over its level, 1 for a perfect model |
+
+    The inversions are of `seeds` test images. 2-D data are drawn as points. Only the first process draws, from
+    generators of its own, so that a run is the same with and without.
+
+    Args:
+        every_n_images: images between two drawings; by default an eighth of the run, at most 5,000,000.
+        seeds: number of images; the seeds are 0, 1, ...
+        steps: numbers of network evaluations; those that a method has no sampler for are left out.
+        min_side: smaller images are enlarged to at least this many pixels.
+    """
+
+    def __init__(
+        self, every_n_images: int | None = None, seeds: int = 64, steps: Sequence[int] = (1, 2, 4), min_side: int = 40
+    ):
+        if seeds < 1 or min_side < 1 or len(steps) == 0 or min(steps) < 1:
+            raise ValueError(f"seeds={seeds}, steps={list(steps)}, min_side={min_side}: each must be at least 1")
+        self.interval = Interval(every_n_images, share=8, longest=5_000_000)
+        self.seeds, self.steps, self.min_side = seeds, tuple(steps), min_side
+        self.real_shown = False
+        self.refused: set[int] = set()
+        self.known: tuple[Tensor, Tensor | None] | None = None
+        """Real data (N, ...) to invert, and their classes (N,)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"last": self.interval.last, "real_shown": self.real_shown}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.interval.last, self.real_shown = state_dict["last"], state_dict["real_shown"]
+
+    def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
+        self.interval.resume(trainer, pl_module)
+        self.refused, self.known = set(), None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: Method, batch: Any, batch_idx: int) -> None:
+        writer = tensorboard_of(trainer)
+        if writer is None or not trainer.is_global_zero:
+            return
+        if self.known is None:
+            self.known = self._known(trainer, pl_module, batch)
+        if not self.real_shown:
+            self.real_shown = True
+            show(writer, pl_module, "real/training_data", self._picture(pl_module, batch[0]))
+        # not at the end of the batch, where the order of callbacks decides whether the averages are updated already
+        if self.interval.due(pl_module):
+            self._draw(writer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
+        writer = tensorboard_of(trainer)
+        if writer is not None and trainer.is_global_zero and pl_module.images_seen > self.interval.last:
+            self._draw(writer, pl_module)
+
+    def _known(self, trainer: Trainer, pl_module: Method, batch: Any) -> tuple[Tensor, Tensor | None]:
+        """Images spread over the test split; without one, and for 2-D data, the first batch."""
+        data: Any = getattr(trainer, "datamodule", None)
+        if not hasattr(data, "uint8_images") or is_planar(pl_module):
+            n = POINTS if is_planar(pl_module) else self.seeds
+            return batch[0][:n].clone(), None if batch[1] is None else batch[1][:n].clone()
+        images, labels = data.uint8_images("test")
+        rows = torch.linspace(0, len(images) - 1, min(self.seeds, len(images))).long()
+        x0 = images[rows].to(pl_module.device).float() / 127.5 - 1
+        return x0, None if labels is None else labels[rows].to(pl_module.device)
+
+    @torch.no_grad()
+    def _draw(self, writer: SummaryWriter, pl_module: Method) -> None:
+        self.interval.last = pl_module.images_seen
+        for steps in self.steps:
+            if steps not in self.refused:
+                self._draw_samples(writer, pl_module, steps)
+        if isinstance(pl_module.ema_denoiser, BidirectionalDenoiser) and self.known is not None:
+            for levels in pl_module.inversions:
+                self._draw_inversion(writer, pl_module, levels)
+        writer.flush()
+
+    def _draw_samples(self, writer: SummaryWriter, pl_module: Method, steps: int) -> None:
+        n, device, label = POINTS if is_planar(pl_module) else self.seeds, pl_module.device, None
+        if pl_module.num_classes:
+            label = torch.arange(n, device=device) % pl_module.num_classes
+        try:
+            x0 = pl_module.sample(ImageNoise(range(n), pl_module.image_shape, device), steps, label)
+        except ValueError as reason:
+            self.refused.add(steps)
+            rank_zero_info(f"No samples with {steps} evaluations on the dashboard: {reason}")
+            return
+        show(writer, pl_module, f"samples/{evaluations(steps)}", self._picture(pl_module, x0, label))
+
+    def _picture(self, pl_module: Method, x0: Tensor, label: Tensor | None = None) -> Picture:
+        if is_planar(pl_module):
+            return scatter_plot([("", x0[:POINTS], label)], limit=self._limit())
+        columns = pl_module.num_classes if label is not None and 2 <= pl_module.num_classes <= 16 else 8
+        return image_grid(x0[: self.seeds], columns, self.min_side)
+
+    def _limit(self) -> float | None:
+        """Half the width of the axes on which 2-D data are drawn."""
+        return None if self.known is None else 1.2 * float(self.known[0].abs().amax())
+
+    def _draw_inversion(self, writer: SummaryWriter, pl_module: Method, levels: Sequence[float]) -> None:
+        assert self.known is not None  # checked by the caller
+        x0, label = self.known
+        label = label if pl_module.num_classes else None
+        steps, name = len(levels) - 1, evaluations(len(levels) - 1)
+        inverted = pl_module.invert(x0, ImageNoise(range(len(x0)), pl_module.image_shape, x0.device), steps, label)
+        regenerated = pl_module.ema_denoiser(inverted, levels[-1], label)
+        unit = inverted / levels[-1]
+        writer.add_scalar(f"inversion_noise_ratio/{name}", float(unit.std(correction=0)), pl_module.images_seen)
+        if is_planar(pl_module):
+            panels = [("real", x0, label), ("regenerated", regenerated, label)]
+            picture = scatter_plot(panels, limit=self._limit())
+        else:
+            if regenerated.isfinite().all():
+                error = squared_error(to_uint8(regenerated), to_uint8(x0)).mean()
+                writer.add_scalar(f"inversion_error/{name}", float(error), pl_module.images_seen)
+            rows = torch.stack([x0, unit / 3, regenerated])[:, :SHOWN_INVERSIONS]  # 3 standard deviations: white
+            picture = image_grid(rows.flatten(0, 1), rows.shape[1], self.min_side)
+        show(writer, pl_module, f"inversion/{name}", picture)
+
+
+def is_planar(pl_module: Method) -> bool:
+    """Whether the data are points in the plane."""
+    return tuple(pl_module.image_shape) == (2, 1, 1)
+
+
+def evaluations(n: int) -> str:
+    """A tag's part for n network evaluations."""
+    return f"{n}_evaluation{'s' * (n > 1)}"
+
+
+def show(writer: SummaryWriter, pl_module: Method, tag: str, picture: Picture) -> None:
+    """Write a picture at the number of images seen."""
+    writer.add_image(tag, picture, pl_module.images_seen, dataformats="HWC")

@@ -1,0 +1,74 @@
+"""What a run is, on its dashboard: the configuration as text, and as hyper-parameters beside the results."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.tensorboard.summary import hparams
+
+from evaluation.dashboard_writer import tensorboard_of
+
+Plain = str | int | float
+
+
+class RunSummary(Callback):
+    """Writes a run's configuration to TensorBoard: as text, and as hyper-parameters with the last values of `metrics`.
+
+    The text is the file `config.yaml` in the run's directory, or the module's hyper-parameters where there is none.
+    The logger should have `default_hp_metric: false`, or it writes hyper-parameters of its own.
+
+    Args:
+        metrics: tags of curves; the hyper-parameters stand beside their last values.
+    """
+
+    def __init__(self, metrics: tuple[str, ...] = ("train/loss",)):
+        self.metrics = tuple(metrics)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        directory = trainer.log_dir or trainer.default_root_dir  # asks all processes
+        writer = tensorboard_of(trainer)
+        if writer is None or not trainer.is_global_zero:
+            return
+        config = Path(directory) / "config.yaml"
+        values = {"method": type(pl_module).__name__} | dict(flatten(dict(pl_module.hparams)))
+        if getattr(trainer, "datamodule", None) is not None:
+            values["data"] = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+            values |= dict(flatten(dict(trainer.datamodule.hparams), "data"))  # type: ignore[attr-defined]
+        text = config.read_text() if config.is_file() else "\n".join(f"{k}: {v}" for k, v in values.items())
+        writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
+        experiment, session, _ = hparams(values, dict.fromkeys(self.metrics))
+        writer._get_file_writer().add_summary(experiment)
+        writer._get_file_writer().add_summary(session)
+        writer.flush()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        writer = tensorboard_of(trainer)
+        if writer is not None and trainer.is_global_zero:
+            writer._get_file_writer().add_summary(hparams({}, {})[2])  # the session has ended well
+            writer.flush()
+
+
+def flatten(config: Any, name: str = "") -> Iterator[tuple[str, Plain]]:
+    """Names and plain values of a nested configuration, objects and class paths alike.
+
+    {"pairs": {"class_path": "diffusion.pairs.GridPairs", "init_args": {"rho": 7.0}}} gives pairs: "GridPairs" and
+    pairs.rho: 7.0, and so does {"pairs": GridPairs(...)}.
+    """
+    if isinstance(config, dict) and "class_path" in config:
+        yield name, config["class_path"].rpartition(".")[2]
+        yield from flatten(config.get("init_args", {}), name)
+    elif isinstance(config, dict):
+        for key, value in config.items():
+            if not str(key).startswith("_"):
+                yield from flatten(value, f"{name}.{key}" if name else str(key))
+    elif dataclasses.is_dataclass(config) and not isinstance(config, type):
+        yield name, type(config).__name__
+        yield from flatten({f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, name)
+    elif isinstance(config, str | int | float):
+        yield name, config
+    elif isinstance(config, list | tuple) or config is None:
+        yield name, str(config)
+    else:
+        yield name, getattr(config, "__name__", type(config).__name__)
