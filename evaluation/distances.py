@@ -1,0 +1,151 @@
+"""Distances between two sets of features, and scores of one set: plain functions of tensors.
+
+Inception scores are made as torch-fidelity makes them, by its own functions wherever those are exact enough. Its
+Frechet statistics are means of float32 features in float32 (relative error 4e-4 for features far from zero), so
+they are replaced by `moments` here.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Mean (d,) and unbiased covariance (d, d), float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
+def _check(features: Tensor, at_least: int = 2) -> None:
+    if features.ndim != 2:
+        raise ValueError(f"features of shape {tuple(features.shape)}: (N, d) is needed")
+    if len(features) < at_least:
+        raise ValueError(f"{len(features)} images: at least {at_least} are needed")
+
+
+def moments(features: Tensor, chunk: int = 10_000) -> Moments:
+    """Mean and covariance of features (N, d), accumulated in float64 in two passes.
+
+    mu = 1/N sum_i f_i,   C = 1/(N - 1) sum_i (f_i - mu)(f_i - mu)^T
+
+    Args:
+        features: (N, d), N >= 2.
+        chunk: rows that are held in float64 at a time.
+    """
+    _check(features)
+    n, d = features.shape
+    mean = torch.zeros(d, dtype=torch.float64, device=features.device)
+    for rows in features.split(chunk):
+        mean += rows.double().sum(0)
+    mean /= n
+    covariance = torch.zeros(d, d, dtype=torch.float64, device=features.device)
+    for rows in features.split(chunk):
+        centred = rows.double() - mean
+        covariance += centred.T @ centred
+    return Moments(mean, covariance / (n - 1))
+
+
+def frechet_distance(a: Moments, b: Moments) -> float:
+    """Squared Frechet distance of two Gaussians.
+
+    |mu_a - mu_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)), the trace of the root being the sum of the square roots of
+    the eigenvalues of C_a C_b (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+
+    Returns:
+        The distance; for equal or rank-deficient sets rounding may leave a tiny negative number, returned as it is.
+    """
+    from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
+
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"features of {len(a.mean)} and of {len(b.mean)} dimensions cannot be compared")
+    first, second = ({"mu": m.mean.cpu().numpy(), "sigma": m.covariance.cpu().numpy()} for m in (a, b))
+    return float(fid_statistics_to_metric(first, second, verbose=False)[KEY_METRIC_FID])
+
+
+def inception_score(logits: Tensor, splits: int = 10) -> float:
+    """exp E KL(p(y|x) || p(y)), the mean over `splits` parts (Salimans et al. 2016, arXiv 1606.03498, sec. 4).
+
+    torch-fidelity's: shuffled by RandomState(2020), then cut into equal parts; with splits=1 the order is of no
+    account.
+
+    Args:
+        logits: (N, K), N >= splits.
+        splits: number of parts, >= 1.
+    """
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    if splits < 1:
+        raise ValueError(f"splits={splits}: at least one part is needed")
+    _check(logits, at_least=splits)
+    return float(isc_features_to_metric(logits.cpu(), splits=splits, shuffle=True, rng_seed=2020)[KEY_METRIC_ISC_MEAN])
+
+
+def kernel_inception_distance(a: Tensor, b: Tensor, subsets: int = 100, subset_size: int = 1000) -> float:
+    """Unbiased squared MMD with the kernel (x.y/d + 1)^3, the mean over random subsets (arXiv 1801.01401, sec. 4).
+
+    torch-fidelity's: `subsets` pairs of subsets drawn by RandomState(2020) without replacement; here in float64.
+
+    Args:
+        a, b: (N, d) and (M, d), N, M >= subset_size.
+        subsets, subset_size: the literature's 100 of 1000.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+
+    if subset_size < 2:
+        raise ValueError(f"subset_size={subset_size}: at least 2 images are needed")
+    _check(a, subset_size)
+    _check(b, subset_size)
+    result = kid_features_to_metric(
+        a.double(), b.double(), kid_subsets=subsets, kid_subset_size=subset_size, rng_seed=2020, verbose=False
+    )
+    return float(result[KEY_METRIC_KID_MEAN])
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """Unbiased squared MMD with the kernel (x.y/d + 1)^3 over the whole sets, no subsets, so no randomness.
+
+    1/(N(N-1)) sum_{i!=j} k(a_i, a_j) + 1/(M(M-1)) sum_{i!=j} k(b_i, b_j) - 2/(NM) sum_{ij} k(a_i, b_j)
+    (Gretton et al. 2012, JMLR 13, eq. 3; kernel of Binkowski et al. 2018, arXiv 1801.01401). Negative values are
+    right: the expectation is zero for equal laws.
+
+    Args:
+        a, b: (N, d) and (M, d), N, M >= 2; the kernel matrices are held in float64.
+    """
+    _check(a)
+    _check(b)
+    a, b = a.double(), b.double()
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def within(x: Tensor) -> Tensor:
+        k = kernel(x, x)
+        return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))
+
+    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+
+
+def precision_recall(
+    generated: Tensor, real: Tensor, k: int = 3, device: torch.device | str = "cpu"
+) -> tuple[float, float]:
+    """Share of generated images in the real manifold, and of real ones in the generated manifold.
+
+    A manifold is the union of the balls around its points, each reaching to the point's k-th nearest neighbour
+    (Kynkaanniemi et al. 2019, arXiv 1904.06991, eq. 1 and 2). Both depend on N: compare at equal N only.
+
+    Args:
+        generated, real: (N, d) and (M, d), N, M > k.
+        k: neighbours, >= 1.
+        device: where the distances are computed, in float64.
+    """
+    from torch_fidelity.metric_prc import calculate_precision_recall_part
+
+    if k < 1:
+        raise ValueError(f"k={k}: at least one neighbour is needed")
+    _check(generated, k + 1)
+    _check(real, k + 1)
+    first, second = generated.to(device, torch.float64), real.to(device, torch.float64)
+    precision, recall = calculate_precision_recall_part(first, second, neighborhood=k, batch_size=1000)
+    return float(precision), float(recall)
