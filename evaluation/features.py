@@ -1,0 +1,122 @@
+"""Feature networks: what turns uint8 images into the features and logits that scores are made of."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from evaluation.gather import gather_strided, strided
+
+
+@dataclass(frozen=True)
+class Features:
+    """Features (N, d) and logits (N, K) of N images, on the CPU."""
+
+    features: Tensor
+    logits: Tensor
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def first(self, n: int) -> "Features":
+        """The first n images."""
+        return Features(self.features[:n], self.logits[:n])
+
+    def last(self, n: int) -> "Features":
+        """The last n images."""
+        return Features(self.features[-n:], self.logits[-n:])
+
+    def shuffled(self) -> "Features":
+        """The images in a fixed random order."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
+        return Features(self.features[order], self.logits[order])
+
+    def subset(self, n: int) -> "Features":
+        """n images at random, always the same, so that a set sorted by class gives a fair part."""
+        return self.shuffled().first(n) if n < len(self) else self
+
+
+class FeatureNetwork(Protocol):
+    """A network that judges images, and the scores that are named after it."""
+
+    name: str
+    """What protocols and score names call it."""
+    sha256: str
+    """The SHA-256 of its weights file."""
+    resize: str
+    """How images reach its input size, in words."""
+
+    def to(self, device: torch.device | str) -> object:
+        """Move the weights."""
+
+    def extract(self, images: Tensor) -> Features:
+        """Features of images (B, C, H, W) uint8 on the network's device."""
+
+    def check(self, real: Features, label: Tensor | None) -> None:
+        """Refuse to judge data that the network cannot read."""
+
+    def default_images(self, reference: int) -> int:
+        """How many images to generate when nobody says, given the size of the training split."""
+
+    def compared(self, judged: int, reference: int) -> tuple[int, int]:
+        """How many of the judged and of the reference images enter the distances."""
+
+    def scores_alone(self, judged: Features, label: Tensor | None = None) -> dict[str, float]:
+        """Scores that need no reference; `label` (N,) are the classes that were asked for."""
+
+    def scores_against(
+        self, judged: Features, reference: Features, device: torch.device | str = "cpu"
+    ) -> dict[str, float]:
+        """Distances to a reference set."""
+
+
+@torch.inference_mode()
+def extract(
+    network: FeatureNetwork,
+    images: Tensor,
+    batch_size: int = 500,
+    device: torch.device | str = "cpu",
+) -> Features:
+    """Features of images (N, C, H, W) uint8, each process taking its share and all getting the whole.
+
+    Args:
+        network: the judge; it is moved to `device`.
+        images: all N images, the same on every process.
+        batch_size: images per forward pass.
+        device: where the network runs.
+    """
+    if images.dtype != torch.uint8 or images.ndim != 4:
+        raise ValueError(f"images of dtype {images.dtype}, shape {tuple(images.shape)}: uint8 (N, C, H, W) is needed")
+    if len(images) == 0 or batch_size < 1:
+        raise ValueError(f"{len(images)} images, batch_size={batch_size}: both must be at least 1")
+    network.to(device)
+    mine = strided(torch.arange(len(images)))
+    parts = [network.extract(images[rows].to(device)) for rows in mine.split(batch_size)]
+    features = gather_strided(torch.cat([p.features for p in parts]), len(images))
+    logits = gather_strided(torch.cat([p.logits for p in parts]), len(images))
+    return Features(features.cpu(), logits.cpu())
+
+
+def feature_network_for(
+    image_shape: tuple[int, int, int], inception_weights: str | Path | None = None
+) -> FeatureNetwork:
+    """The judge of images of a shape: a shipped classifier for 8x8 and 28x28 grey, Inception for all others.
+
+    Args:
+        image_shape: (C, H, W).
+        inception_weights: file of Inception weights; without it torch-fidelity's cache is looked into.
+    """
+    from evaluation.classifier import DIGITS, MNIST, ClassifierFeatures
+    from evaluation.inception import InceptionFeatures
+
+    match tuple(image_shape):
+        case (1, 8, 8):
+            return ClassifierFeatures(DIGITS)
+        case (1, 28, 28):
+            return ClassifierFeatures(MNIST)
+        case (1 | 3, _, _):
+            return InceptionFeatures(inception_weights)
+        case shape:
+            raise ValueError(f"image_shape={shape}: scores are defined for images with 1 or 3 channels")
