@@ -1,0 +1,160 @@
+"""The callback that scores a model at the end of `test`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from diffusion.denoisers import BidirectionalDenoiser
+from evaluation.features import FeatureNetwork, extract, feature_network_for
+from evaluation.generate import Meter, draw_labels, generate
+from evaluation.inversion import InversionScore, score_inversion
+from evaluation.protocol import Source, seed_ranges
+from evaluation.report import print_report, scalars, write_json
+from evaluation.scores import Score, floors, score
+
+
+class Scorer(Callback):
+    """Generates from the EMA weights, scores against both splits, prints tables, writes JSON, logs scalars.
+
+    Images come from seeds 0 to num_images - 1; the work is divided among the processes. A bidirectional model is
+    inverted as well, through each of the module's `inversions`.
+
+    Args:
+        features: the judge; by default `feature_network_for` the image shape.
+        steps: network evaluations to score, one row each.
+        num_images: images to generate; by default 2,000 for the classifiers, and for Inception as many as the
+            training split has, at most 50,000.
+        inception_weights: file of Inception's weights, used where no other judge fits.
+        batch_size: images per forward pass.
+        out: the JSON file; by default scores.json in the run's directory.
+    """
+
+    def __init__(
+        self,
+        features: FeatureNetwork | None = None,
+        steps: Sequence[int] = (1, 2, 4),
+        num_images: int | None = None,
+        inception_weights: str | None = None,
+        batch_size: int = 500,
+        out: str | None = None,
+    ):
+        if len(steps) == 0 or min(steps) < 1:
+            raise ValueError(f"steps={list(steps)}: at least one number of evaluations, each >= 1, is needed")
+        if num_images is not None and num_images < 10:
+            raise ValueError(f"num_images={num_images}: at least 10 are needed")
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: it must be at least 1")
+        self.features, self.steps, self.num_images = features, tuple(steps), num_images
+        self.inception_weights, self.batch_size, self.out = inception_weights, batch_size, out
+        self.scores: list[Score] = []
+        self.inversions: list[InversionScore] = []
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        """Find the judge before anything is computed, so that missing weights are told at once."""
+        if stage == "test" and self.features is None:
+            self.features = feature_network_for(pl_module.image_shape, self.inception_weights)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Score, on all processes; process 0 reports."""
+        judge, device, size = self.features, pl_module.device, self.batch_size
+        assert judge is not None  # setup ran
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        train_images, train_labels = data.uint8_images("train")
+        test_images, test_labels = data.uint8_images("test")
+        train = extract(judge, train_images, size, device)
+        test = extract(judge, test_images, size, device)
+        judge.check(test, test_labels)
+
+        count = self.num_images or judge.default_images(len(train))
+        seeds = range(count)
+        label = None
+        if pl_module.num_classes:
+            label = draw_labels(seeds, class_counts(train_labels, pl_module.num_classes))
+        made = []
+        for steps in self.steps:
+            meter = Meter(pl_module.ema_denoiser.network)
+            images = generate(
+                pl_module.sample,
+                seeds,
+                pl_module.image_shape,
+                steps=steps,
+                label=label,
+                batch_size=size,
+                device=device,
+                meter=meter,
+            )
+            source = Source(
+                name=f"{type(pl_module).__name__}, {steps} step{'s' * (steps > 1)}",
+                steps=steps,
+                nfe=meter.nfe,
+                seconds_per_image=meter.seconds_per_image,
+                batch_size=min(size, count),
+                seeds=seed_ranges(seeds),
+                ema_rate=pl_module.ema.rates[0],
+                images_seen=pl_module.images_seen,
+                device=device_name(device),
+                dtype=str(next(pl_module.ema_denoiser.parameters()).dtype).removeprefix("torch."),
+            )
+            made.append((source, extract(judge, images, size, device)))
+        self.inversions = score_inversions(pl_module, *random_part(test_images, test_labels, count), size)
+        directory = trainer.log_dir or trainer.default_root_dir  # asks all processes
+        if not trainer.is_global_zero:
+            return
+
+        self.scores = [
+            score(judge, features, reference, source, split, label, device)
+            for source, features in made
+            for split, reference in (("train", train), ("test", test))
+        ]
+        real = floors(judge, train, test, device)
+        print_report([*self.scores, *real], self.inversions)
+        for logger in trainer.loggers:
+            logger.log_metrics(scalars(self.scores, self.inversions), step=pl_module.images_seen)
+        path = Path(self.out) if self.out else Path(directory) / "scores.json"
+        write_json(path, self.as_dict(trainer, pl_module, real))
+        print(f"Scores written to {path}")
+
+    def as_dict(self, trainer: Trainer, pl_module: Any, real: Sequence[Score]) -> dict[str, Any]:
+        """The content of scores.json."""
+        return {
+            "module": type(pl_module).__name__,
+            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "images_seen": pl_module.images_seen,
+            "scores": [score.as_dict() for score in self.scores],
+            "floors": [score.as_dict() for score in real],
+            "inversions": [inversion.as_dict() for inversion in self.inversions],
+        }
+
+
+def score_inversions(pl_module: Any, images: Tensor, labels: Tensor | None, batch_size: int) -> list[InversionScore]:
+    """Each of the module's ways of inversion, or none where its denoiser goes in one direction only."""
+    denoise = pl_module.ema_denoiser
+    if not isinstance(denoise, BidirectionalDenoiser):
+        return []
+    label = labels if pl_module.num_classes else None
+    return [
+        score_inversion(denoise, images, levels, label=label, batch_size=batch_size, device=pl_module.device)
+        for levels in pl_module.inversions
+    ]
+
+
+def random_part(images: Tensor, labels: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:
+    """At most n of the images with their labels, at random, always the same."""
+    rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:n]
+    return images[rows], None if labels is None else labels[rows]
+
+
+def class_counts(labels: Tensor | None, num_classes: int) -> Tensor:
+    """Images of each class (num_classes,)."""
+    if labels is None:
+        raise ValueError(f"num_classes={num_classes}, but the data have no labels to draw classes from")
+    return torch.bincount(labels.cpu(), minlength=num_classes)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called, e.g. "cpu" or "cuda (NVIDIA H200)"."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
