@@ -14,7 +14,8 @@ class UNet(nn.Module):
     """Residual U-Net over noise levels (Song et al. 2021, arXiv 2011.13456; Dhariwal & Nichol 2021, arXiv 2105.05233).
 
     `UNet((3, 32, 32), channels=128, channel_mult=(2, 2, 2), num_blocks=4, attention_resolutions=(16,),
-    skip_scale=0.5**0.5)` has the shape of EDM's DDPM++ (55.7 M parameters);
+    adaptive_scale=False, skip_scale=0.5**0.5)` has the shape of EDM's DDPM++ (56.5 M parameters against its 55.7 M: EDM
+    leaves out the attention of most blocks on the way up);
     `UNet((3, 64, 64), 1000, channels=192, channel_mult=(1, 2, 3, 4), num_blocks=3, attention_resolutions=(32, 16, 8),
     channels_per_head=64)` that of ADM (295.9 M).
 
