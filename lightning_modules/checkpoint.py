@@ -2,13 +2,14 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion.denoisers import Denoiser
 
@@ -23,6 +24,21 @@ ALLOWED_PACKAGES = (
     "lightning",
     "torchvision",
     "torchmetrics",
+)
+# Parts of them that run code from a file or from the network, so that naming them is as good as running anything.
+DENIED_PATHS = (
+    "torch.hub",
+    "torch.jit",
+    "torch.load",
+    "torch.ops",
+    "torch.classes",
+    "torch.package",
+    "torch.serialization",
+    "torch.utils.cpp_extension",
+    "torch.utils.model_zoo",
+    "lightning.app",
+    "lightning.fabric.utilities.cloud_io",
+    "lightning.pytorch.cli",
 )
 
 
@@ -52,7 +68,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise CheckpointError("it is not a checkpoint of a training run")
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).split("\n")[0][:200] or type(error).__name__
-        others = [p for p in path.parent.glob("*.ckpt") if p != path]
+        others = [p for p in path.parent.glob("*.ckpt") if not p.samefile(path)]  # last.ckpt may be a link
         previous = max(others, key=lambda p: p.stat().st_mtime, default=None)
         hint = f"; the previous one is {previous}" if previous else ""
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from None
@@ -75,6 +91,27 @@ def class_paths(value: Any) -> Iterator[str]:
     elif isinstance(value, list | tuple):
         for item in value:
             yield from class_paths(item)
+
+
+@contextmanager
+def restricted_imports(allow: Sequence[str] = ()) -> Iterator[None]:
+    """Inside the block, a class path that jsonargparse reads may name the allowed packages alone.
+
+    Args:
+        allow: packages beside `ALLOWED_PACKAGES`.
+    """
+    from jsonargparse import set_parsing_settings
+    from jsonargparse._common import parsing_settings
+    from jsonargparse.typing import register_type
+
+    # otherwise Callable[..., Tensor] would ask for a subclass of Tensor, instead of an object that returns one
+    register_type(Tensor, serializer=Tensor.tolist, deserializer=torch.tensor)
+    before = dict(parsing_settings)
+    set_parsing_settings(import_path_denylist=["*", *DENIED_PATHS], import_path_allowlist=[*ALLOWED_PACKAGES, *allow])
+    try:
+        yield
+    finally:
+        parsing_settings.update(before)
 
 
 def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> LightningModule:
@@ -102,7 +139,8 @@ def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Li
             raise CheckpointError(
                 f"checkpoint {path} names the class {class_path}, which is outside the allowed packages"
             )
-    module = instantiate_module(LightningModule, config)
+    with restricted_imports(allow):
+        module = instantiate_module(LightningModule, config)
     module.load_state_dict(checkpoint["state_dict"])
     module.images_seen = checkpoint["images_seen"]
     return module.eval()

@@ -1,0 +1,1 @@
+"""The command line: what stands between `main.py` and the packages. Nothing heavy is imported here."""

@@ -1,0 +1,183 @@
+"""fit, validate and test: LightningCLI, with runs that keep their configuration and checkpoints that do not overrule it."""
+
+import sys
+from argparse import ArgumentError
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+import datamodules  # noqa: F401  so that short class names are known
+import lightning_modules  # noqa: F401
+import networks  # noqa: F401
+from cli.arguments import allowed_imports, option_value
+from cli.checkpoints import KeepCheckpoints, StopGently, VerifiedCheckpointIO
+from cli.errors import UsageError, explain, explain_parsing, fail
+from cli.progress import ImagesBar
+from cli.quiet import quiet
+from cli.report import RunReport
+from cli.run_files import SaveConfig, conflicts, new_run_directory, run_config, run_directory, run_name
+from evaluation.dashboard import RunSummary, SampleGrids, TrainingCurves
+from evaluation.scorer import Scorer
+from lightning_modules.checkpoint import read_checkpoint, restricted_imports
+
+DESCRIPTION = """
+Options stand on the command line or in --config files, of which the later wins over the earlier. A class path in a
+config may name this project, torch, lightning, torchvision and torchmetrics; --allow-import PACKAGE allows another.
+"""
+
+
+class FewstepCLI(LightningCLI):
+    """LightningCLI for any module of this project with any of its datamodules.
+
+    Args:
+        args: subcommand and options.
+        ckpt_path: the checkpoint among them.
+    """
+
+    def __init__(self, args: list[str], ckpt_path: str | None):
+        self.run_directory: Path | None = None
+        self.name = run_name(args, ckpt_path)
+        self.ckpt_path = ckpt_path
+        options = {"exit_on_error": False, "allow_abbrev": False}
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            trainer_defaults={
+                "max_epochs": -1,
+                "max_steps": -1,
+                "use_distributed_sampler": False,
+                "num_sanity_val_steps": 0,
+                "check_val_every_n_epoch": None,
+                "enable_model_summary": False,
+                "default_root_dir": "runs",
+            },
+            parser_kwargs={**options, **{name: {**options} for name in self.subcommands()}},
+            args=args,
+            run=True,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The commands and what the command line does not set: checkpoints are always read with weights_only=True."""
+        return {
+            "fit": {"model", "train_dataloaders", "val_dataloaders", "datamodule", "weights_only"},
+            "validate": {"model", "dataloaders", "datamodule", "weights_only", "verbose"},
+            "test": {"model", "dataloaders", "datamodule", "weights_only", "verbose"},
+        }
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="The seed of the run: of weights, data and all random draws."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.description = f"{parser.description or ''}\n{DESCRIPTION}"
+        parser.add_lightning_class_args(KeepCheckpoints, "checkpoints")
+        parser.add_lightning_class_args(Scorer, "scores")
+        parser.add_lightning_class_args(TrainingCurves, "curves")
+        parser.add_lightning_class_args(SampleGrids, "grids")
+        for target in ("model", "data"):
+            parser.link_arguments("seed_everything", f"{target}.init_args.seed")
+        for name in ("image_shape", "num_classes"):  # to depth 1: what is linked deeper is missing in checkpoints
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            options = {a.dest for p in self._subcommand_parsers.values() for a in p._actions}
+            raise UsageError(explain_parsing(error, options)) from None
+
+    def _parse_ckpt_path(self) -> None:
+        """Not Lightning's, which lets a checkpoint's hyper-parameters overrule, unsaid, what the user typed."""
+
+    def before_instantiate_classes(self) -> None:
+        self._dump_config()
+        if self.ckpt_path is not None:
+            for line in conflicts(self.config_dump, read_checkpoint(self.ckpt_path)):
+                say(f"note: {line}")
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        settings = self.config_init[self.subcommand]["trainer"]
+        root = Path(settings["default_root_dir"])
+        if self.subcommand == "fit" and not settings["fast_dev_run"]:
+            self.run_directory = new_run_directory(root, self.name) if rank_zero_only.rank == 0 else root / self.name
+        elif self.ckpt_path is not None:
+            self.run_directory = run_directory(self.ckpt_path)
+        if settings["logger"] in (None, True) and self.run_directory is not None:
+            path = self.run_directory.absolute()
+            kwargs["logger"] = TensorBoardLogger(
+                path.parent.parent, path.parent.name, path.name, default_hp_metric=False
+            )
+        plugins = settings["plugins"] or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), VerifiedCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        keep = next(c for c in callbacks if isinstance(c, KeepCheckpoints))
+        if self.subcommand == "fit" and self.run_directory is not None:
+            keep.directory = self.run_directory / "checkpoints"
+        if config.get("enable_checkpointing") is False:
+            callbacks = [c for c in callbacks if c is not keep]
+        callbacks = [*callbacks, SaveConfig(self.config_dump, self.run_directory), RunSummary()]
+        callbacks.append(RunReport(self.run_directory, keep))
+        if config.get("enable_progress_bar") is not False:
+            callbacks.append(ImagesBar())
+        return super()._instantiate_trainer(config, callbacks)
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line on the first process."""
+    print(line, flush=True)
+
+
+def with_run_config(command: str, args: list[str], ckpt_path: str | None) -> list[str]:
+    """The arguments for the parser: without a --config, the configuration is that of the checkpoint's run."""
+    if ckpt_path is None:
+        if command != "fit" and not {"-h", "--help"} & set(args):
+            raise UsageError(f"{command} needs --ckpt_path FILE")
+        return [command, *args]
+    if option_value(args, "--config", "-c") is not None:
+        return [command, *args]
+    return [command, "--config", run_config(ckpt_path), *args]
+
+
+def train_or_score(command: str, args: Sequence[str]) -> int:
+    """Run fit, validate or test, and return the exit code."""
+    quiet()
+    stop = StopGently()
+    try:
+        args, allow = allowed_imports(args)
+        ckpt_path = option_value(args, "--ckpt_path")
+        with restricted_imports(allow), stop if command == "fit" else suppress():
+            FewstepCLI(with_run_config(command, args, ckpt_path), ckpt_path)
+    except SIGTERMException:
+        return 130 if stop.interrupted else 143
+    except FloatingPointError as error:
+        return fail(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as error:  # --help and --print_config; Lightning turns KeyboardInterrupt into one
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return 130
+        return error.code if isinstance(error.code, int) else 0
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        return fail(line)
+    finally:
+        sys.stdout.flush()
+    return 0

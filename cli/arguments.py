@@ -1,0 +1,65 @@
+"""What is read from the command line before the parser of a command is built."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from cli.errors import UsageError, did_you_mean
+
+
+def option_value(args: Sequence[str], *names: str) -> str | None:
+    """The last value of an option, written `--name value` or `--name=value`; None where it is not given."""
+    value = None
+    for i, arg in enumerate(args):
+        if arg in names and i + 1 < len(args):
+            value = args[i + 1]
+        for name in names:
+            if arg.startswith(name + "="):
+                value = arg.partition("=")[2]
+    return value
+
+
+def allowed_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take every `--allow-import PACKAGE` out of the arguments: what is left, and the packages.
+
+    It is no option of a config, since a config must not allow itself anything.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--allow-import", "--allow_import", action="append", default=[])
+    try:
+        known, rest = parser.parse_known_args(list(args))
+    except argparse.ArgumentError:
+        raise UsageError("--allow-import needs the name of a package") from None
+    for package in known.allow_import:
+        if not all(part.isidentifier() for part in package.split(".")) or package.split(".")[0] == "jsonargparse":
+            raise UsageError(f"--allow-import {package}: this is not the name of a package that can be allowed")
+    return rest, known.allow_import
+
+
+def parse_seeds(text: str) -> list[int]:
+    """Seeds as a list of numbers and ranges: "0-3,7" -> [0, 1, 2, 3, 7]."""
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        if not first.isdecimal() or (last and not last.isdecimal()) or (last and int(last) < int(first)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-63 or 0,5,7-9")
+        seeds.extend(range(int(first), int(last or first) + 1))
+    return seeds
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one UsageError, with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            word = message.split(": ", 1)[1].split()[0].split("=")[0]
+            options = [option for action in self._actions for option in action.option_strings]
+            message = f"there is no option {word}{did_you_mean(word, options)}"
+        raise UsageError(message)

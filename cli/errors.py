@@ -1,0 +1,182 @@
+"""Errors as one line for the person who typed the command, exit code 2. What is not their doing keeps its traceback."""
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules", "main", "networks")
+"""Top-level packages whose ValueErrors are written for the user."""
+# torch refuses a learning rate of -1 in its own words, and they are good ones
+TRUSTED = (*PROJECT, "torch.optim")
+
+
+class UsageError(ValueError):
+    """Wrong use; the message is one line."""
+
+
+def fail(message: str, code: int = 2) -> int:
+    """Print an error as one line and return the exit code."""
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """ "; did you mean X?" with the nearest known word, or nothing if none is near."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def cause_chain(error: BaseException) -> list[BaseException]:
+    """The error and what caused it, innermost last."""
+    chain: list[BaseException] = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    return chain
+
+
+def explain(error: BaseException) -> str | None:
+    """One line for an error that the user can mend, None for any other.
+
+    That is: an unusable checkpoint, a missing file, a setting that Lightning refuses, a ValueError raised by this
+    project's own code or by an optimizer, and weights that do not fit the model.
+    """
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+    for cause in reversed(cause_chain(error)):
+        text = str(cause)
+        if isinstance(cause, UsageError | MisconfigurationException):
+            return text
+        if isinstance(cause, FileNotFoundError) and cause.filename is not None:
+            return f"there is no file {cause.filename}"
+        if isinstance(cause, ValueError | FileNotFoundError) and _raised_in(cause.__traceback__).startswith(TRUSTED):
+            return text
+        if isinstance(cause, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
+            lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
+            more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+            return f"the checkpoint's weights do not fit the model: {lines[0] if lines else text}{more}"
+    return None
+
+
+def _raised_in(traceback: TracebackType | None) -> str:
+    """Name of the module whose frame raised."""
+    if traceback is None:
+        return ""
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    return str(traceback.tb_frame.f_globals.get("__name__", "")) + "."
+
+
+def explain_parsing(error: BaseException, options: Iterable[str]) -> str:
+    """One line for an error of jsonargparse: which key, what is wrong with it, and the nearest valid name.
+
+    Args:
+        error: as raised by a parser with exit_on_error=False; its causes name the keys from the outside in.
+        options: all keys of the parser, e.g. "trainer.max_epochs".
+    """
+    chain = cause_chain(error)
+    reason = str(chain[-1]).strip() or str(chain[-2]).strip()
+    key = ".init_args.".join(_keys(chain))
+    owner = _owner(chain)
+    at = f"{key}: " if key else ""
+
+    if match := re.search(r"does not accept option '([^']+)'|unrecognized arguments: (\S+)", reason):
+        option = (match[1] or match[2]).lstrip("-").split("=")[0]
+        return f"there is no option {option}{did_you_mean(option, options)}"
+    if match := re.search(r"Option '([^']+)' is not accepted", reason):
+        option = match[1].split(".")[0]
+        return f"{at}{owner or 'this class'} has no argument {option}{did_you_mean(option, _parameters(owner))}"
+    if match := re.search(r"arguments are required: (.*)", reason):
+        names = match[1].replace("init_args.", "")
+        if not key:
+            names = re.sub(r"\b(fit|validate|test)[.]", "", names).replace(",", " and")
+            return f"{names} must be given: use --config FILE, e.g. configs/bcm.yaml, or --ckpt_path FILE"
+        return f"{at}{owner} needs {names}"
+    if match := re.search(r"Importing '([^']+)' is not allowed", reason):
+        package = match[1].split(".")[0]
+        near = did_you_mean(match[1], known_classes().values())
+        return f"{at}{match[1]} is outside the allowed packages{near or f' (--allow-import {package} allows it)'}"
+    if match := re.search(r"File does not exist: '([^']+)'", reason):
+        path = Path(match[1])
+        near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.yaml")))
+        return f"there is no file {path}{near}"
+    if match := re.search(r"(?:Unexpected import path format|Expected a dot import path string): (\S+)", reason):
+        if "/" in match[1] or match[1].endswith((".yaml", ".yml", ".json")):
+            return f"{at}there is no file {match[1]} (relative to the config that names it)"
+        return f"{at}there is no class {match[1]}{_nearest_class(match[1])}"
+    if match := re.search(r"module '([^']+)' has no attribute '([^']+)'", reason):
+        return f"{at}there is no class {match[1]}.{match[2]}{_nearest_class(match[2])}"
+    if isinstance(chain[-1], ModuleNotFoundError):
+        return f"{at}{reason}{_nearest_class(owner.rpartition('.')[2]) if owner else ''}"
+    if match := re.search(r"Expected a <class '[^']+'>(?:\. Got value: (.*))?", reason, re.S):
+        return f"{at}{_expected(chain)} expected{f', not {match[1]}' if match[1] else ''}"
+    return f"{at}{re.sub(r'[.] Got value: .*', '', reason, flags=re.S)}"
+
+
+def _keys(chain: list[BaseException]) -> Iterator[str]:
+    """The keys that the causes name, from the outside in."""
+    last = None
+    for cause in chain:
+        match = re.match(r'Parser key "([^"]+)"', str(cause))
+        if match and match[1] not in (last, "config"):
+            last = match[1]
+            yield match[1].replace("fit.", "")
+
+
+def _owner(chain: list[BaseException]) -> str | None:
+    """The innermost class that a cause names."""
+    for cause in reversed(chain):
+        text = str(cause)
+        if match := re.match(r"Problem with given class_path '([^']+)'", text):
+            return match[1]
+        if "expects a function or a callable class" in text and (got := text.partition("Got value: Namespace(")[2]):
+            while (flat := re.sub(r"Namespace\([^()]*\)", "", got)) != got:  # nested objects have classes of their own
+                got = flat
+            if match := re.search(r"class_path='([^']+)'", got):
+                return match[1]
+    return None
+
+
+def _expected(chain: list[BaseException]) -> str:
+    """The type that a value should have had, in words."""
+    for cause in chain[-2:]:
+        if match := re.search(r"Subtypes: \[(.*)\]", str(cause)):
+            return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", match[1]).replace(", ", " or ")
+    match = re.search(r"Expected a <class '(?:\w+\.)*(\w+)'>", str(chain[-1]))
+    return match[1] if match else "another value"
+
+
+def _parameters(class_path: str | None) -> list[str]:
+    """Names of a class's arguments; the class was imported by the parser already."""
+    module, _, name = (class_path or "").rpartition(".")
+    target: Callable[..., Any] | None = getattr(sys.modules.get(module), name, None)
+    with suppress(TypeError, ValueError):
+        return list(inspect.signature(target).parameters) if target else []
+    return []
+
+
+def known_classes() -> dict[str, str]:
+    """Short name -> class path of every public class of this project that a config may name."""
+    import importlib
+    import pkgutil
+
+    classes: dict[str, str] = {}
+    for package in ("lightning_modules", "datamodules", "networks", "diffusion", "evaluation"):
+        root = importlib.import_module(package)
+        submodules = [f"{package}.{m.name}" for m in pkgutil.iter_modules(root.__path__)]
+        for name in [*submodules, package]:  # the package last: its own name for a class is the shortest
+            for attribute, value in vars(importlib.import_module(name)).items():
+                if inspect.isclass(value) and value.__module__.startswith(package) and not attribute.startswith("_"):
+                    classes[attribute] = f"{name}.{attribute}"
+    return classes
+
+
+def _nearest_class(name: str) -> str:
+    known = known_classes()
+    near = difflib.get_close_matches(name.rpartition(".")[2], list(known), n=1, cutoff=0.6)
+    return f"; did you mean {known[near[0]]}?" if near else ""

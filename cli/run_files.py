@@ -1,0 +1,131 @@
+"""A run's directory: where it is, the configuration in it, and what of that a user's choices contradict."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from cli.arguments import option_value
+from cli.checkpoints import write_text
+from cli.errors import UsageError
+from lightning_modules.checkpoint import read_checkpoint
+
+CONFIG = "config.yaml"
+
+
+def run_name(args: Sequence[str], ckpt_path: str | None) -> str:
+    """What a run is called: after its config file, or after the run that it goes on with."""
+    config = option_value(args, "--config", "-c")
+    path = Path(config) if config and "\n" not in config else None
+    if path is not None and path.name != CONFIG:
+        return path.stem
+    if path is not None:
+        return path.absolute().parent.parent.name or "run"
+    if ckpt_path is not None:
+        return run_directory(ckpt_path).parent.name or "run"
+    return (option_value(args, "--model") or "run").rpartition(".")[2]
+
+
+def new_run_directory(root: Path, name: str) -> Path:
+    """Create `root/name/000`, or the next number that is free; two starts at once get two directories."""
+    (root / name).mkdir(parents=True, exist_ok=True)
+    taken = [int(p.name) for p in (root / name).iterdir() if re.fullmatch(r"\d{3,}", p.name)]
+    number = max(taken, default=-1) + 1
+    while True:
+        try:
+            (directory := root / name / f"{number:03d}").mkdir()
+            return directory
+        except FileExistsError:
+            number += 1
+
+
+def run_directory(ckpt_path: str) -> Path:
+    """The directory of the run that wrote a checkpoint."""
+    folder = Path(ckpt_path).absolute().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def run_config(ckpt_path: str) -> str:
+    """The configuration of the run that wrote a checkpoint: the path of its file, or else the checkpoint's own text.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read.
+        UsageError: neither is there.
+    """
+    checkpoint = read_checkpoint(ckpt_path)
+    path = run_directory(ckpt_path) / CONFIG
+    if path.is_file():
+        return str(path)
+    if "config" not in checkpoint:
+        raise UsageError(f"there is no {path}, and the checkpoint does not hold its configuration: give --config FILE")
+    return checkpoint["config"]
+
+
+class SaveConfig(Callback):
+    """Writes the resolved configuration of a training run into its directory and into its checkpoints.
+
+    Args:
+        config: of the subcommand, plain values.
+        directory: of the run; None writes no file.
+    """
+
+    def __init__(self, config: dict[str, Any], directory: Path | None):
+        # a checkpoint to go on with is a choice of this start, not of the run
+        kept = {key: value for key, value in config.items() if key != "ckpt_path"}
+        self.text = yaml.safe_dump(without_links(kept), sort_keys=False, allow_unicode=True)
+        self.directory = directory
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and self.directory is not None and trainer.is_global_zero:
+            write_text(self.directory / CONFIG, self.text)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = self.text
+
+
+def without_links(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration without the values that links fill in, which a parser does not accept."""
+    linked = {"model": ("seed", "image_shape", "num_classes"), "data": ("seed",)}
+    return {
+        key: {**value, "init_args": {k: v for k, v in value.get("init_args", {}).items() if k not in linked[key]}}
+        if key in linked and isinstance(value, dict)
+        else value
+        for key, value in config.items()
+    }
+
+
+def conflicts(config: dict[str, Any], checkpoint: dict[str, Any]) -> Iterator[str]:
+    """One line for each value of model and data in which a configuration differs from its checkpoint's.
+
+    Args:
+        config: as it will be used.
+        checkpoint: with its own configuration under "config".
+    """
+    theirs = yaml.safe_load(checkpoint.get("config", "{}"))
+    for section in ("seed_everything", "model", "data"):
+        if section in theirs and section in config:
+            mine = without_links({section: config[section]})[section]
+            for key, given, held in differences(mine, theirs[section], section):
+                yield f"{key} is {given} as given, {held} in the checkpoint; {given} is used"
+
+
+def differences(mine: Any, theirs: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """(key, my value, their value) of every leaf in which two nested dictionaries differ.
+
+    Where classes differ, their arguments are not compared; nor are keys that only one side has.
+    """
+    if not isinstance(mine, dict) or not isinstance(theirs, dict):
+        if mine != theirs:
+            yield key, _short(mine), _short(theirs)
+    elif mine.get("class_path") != theirs.get("class_path"):
+        yield key, mine.get("class_path"), theirs.get("class_path")
+    else:
+        for name in mine.keys() & theirs.keys():
+            yield from differences(mine[name], theirs[name], f"{key}.{name}")
+
+
+def _short(value: Any) -> Any:
+    return value["class_path"] if isinstance(value, dict) and "class_path" in value else value

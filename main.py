@@ -1,0 +1,68 @@
+"""The command line of fewstep: `python main.py COMMAND --help` tells what a command takes."""
+
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "fit": "train: --config FILE starts a run, --ckpt_path FILE goes on with one",
+    "validate": "the validation loss of a checkpoint",
+    "test": "score a checkpoint: a table, and scores.json in the run's directory",
+    "predict": "another name of sample",
+    "sample": "generate images from a checkpoint, one for each seed",
+    "invert": "image -> noise -> image with a bidirectional checkpoint, and the error",
+}
+
+
+def help_text() -> str:
+    """What `--help` prints."""
+    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python main.py COMMAND [OPTIONS]     (or: fewstep COMMAND [OPTIONS])",
+            "",
+            "Few-step generative models: training, scores, sampling, inversion.",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "  python main.py fit --config configs/bcm.yaml          train on the embedded digits",
+            "  python main.py COMMAND --help                         the options of a command",
+            "  python main.py fit --config FILE --print_config       a config with all its defaults",
+            "  tensorboard --logdir runs                             the dashboards of all runs",
+        ]
+    )
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code.
+
+    0 done, 1 failed (the gradient was not finite too often), 2 wrong use, 130 and 143 stopped by SIGINT and SIGTERM.
+
+    Args:
+        args: command and options, those of the process by default.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(help_text())
+        return 0 if args else 2
+    command = args[0]
+    if command not in COMMANDS:
+        from cli.errors import did_you_mean, fail
+
+        return fail(f"there is no command {command}{did_you_mean(command, COMMANDS)}")
+    # what a command needs is imported when it is known, so that help is quick
+    if command in ("sample", "predict"):
+        from cli.sample import sample
+
+        return sample(args[1:], command)
+    if command == "invert":
+        from cli.invert import invert
+
+        return invert(args[1:])
+    from cli.app import train_or_score
+
+    return train_or_score(command, args[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
