@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 
 def derive_seed(seed: int, stream: str, position: int = 0) -> int:
@@ -80,20 +81,23 @@ class ImageNoise:
 
 def has_dropout(model: nn.Module) -> bool:
     """Whether two passes of this model would see different dropout masks."""
-    return any(isinstance(layer, nn.Dropout) and layer.p > 0 for layer in model.modules())
+    return any(isinstance(layer, _DropoutNd) and layer.p > 0 for layer in model.modules())
 
 
-@contextlib.contextmanager
-def shared_dropout(seed: int, model: nn.Module) -> Iterator[None]:
+def shared_dropout(seed: int, model: nn.Module) -> contextlib.AbstractContextManager[None]:
     """Passes of `model` in blocks of the same seed see the same dropout masks, on any device.
 
     The default generator of the model's device is seeded inside the block and restored after. Saving the CPU's
-    generator alone, as openai/consistency_models does, shares nothing on a GPU. Without dropout nothing happens.
+    generator alone, as openai/consistency_models does, shares nothing on a GPU. Without dropout nothing happens, and
+    `seed` is not looked at: a compiled loss would otherwise be compiled anew for every seed.
     """
     if not has_dropout(model):
-        yield
-        return
-    device = next(model.parameters()).device
+        return contextlib.nullcontext()
+    return _seeded(seed, next(model.parameters()).device)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield
