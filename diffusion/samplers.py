@@ -16,9 +16,9 @@ from diffusion.solvers import heun_step
 
 def _check_order(sigmas: Sequence[float], descending: bool) -> None:
     ordered = all(a > b if descending else a < b for a, b in pairwise(sigmas))
-    if len(sigmas) < 1 or not ordered or min(sigmas) < 0:
+    if len(sigmas) < 1 or not ordered or min(sigmas) <= 0:
         kind = "descending" if descending else "ascending"
-        raise ValueError(f"sigmas={list(sigmas)}: noise levels must be {kind}, without repetition, and >= 0")
+        raise ValueError(f"sigmas={list(sigmas)}: noise levels must be {kind}, without repetition, and > 0")
 
 
 def multistep(
