@@ -53,9 +53,8 @@ class CountImages(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if pl_module.images_seen >= pl_module.total_images:
-            rank_zero_info(f"The run is complete: {pl_module.images_seen} of {pl_module.total_images} images seen.")
-            trainer.should_stop = True
-            raise StopIteration
+            rank_zero_info(f"The run is complete: {pl_module.images_seen:,} of {pl_module.total_images:,} images seen.")
+            trainer.should_stop = True  # the loop asks before its first step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
