@@ -1,9 +1,9 @@
-"""fit, validate and test: LightningCLI, with runs that keep their configuration and checkpoints that do not overrule it."""
+"""fit, validate and test: LightningCLI, but a checkpoint does not overrule what the user asks for."""
 
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import datamodules  # noqa: F401  so that short class names are known
 import lightning_modules  # noqa: F401
 import networks  # noqa: F401
 from cli.arguments import allowed_imports, option_value
-from cli.checkpoints import KeepCheckpoints, StopGently, VerifiedCheckpointIO
+from cli.checkpoints import KeepCheckpoints, StopGently, VerifiedCheckpointIO, first_process
 from cli.errors import UsageError, explain, explain_parsing, fail
 from cli.progress import ImagesBar
 from cli.quiet import quiet
@@ -112,7 +112,7 @@ class FewstepCLI(LightningCLI):
         settings = self.config_init[self.subcommand]["trainer"]
         root = Path(settings["default_root_dir"])
         if self.subcommand == "fit" and not settings["fast_dev_run"]:
-            self.run_directory = new_run_directory(root, self.name) if rank_zero_only.rank == 0 else root / self.name
+            self.run_directory = new_run_directory(root, self.name) if first_process() else root / self.name
         elif self.ckpt_path is not None:
             self.run_directory = run_directory(self.ckpt_path)
         if settings["logger"] in (None, True) and self.run_directory is not None:
@@ -161,7 +161,7 @@ def train_or_score(command: str, args: Sequence[str]) -> int:
     try:
         args, allow = allowed_imports(args)
         ckpt_path = option_value(args, "--ckpt_path")
-        with restricted_imports(allow), stop if command == "fit" else suppress():
+        with restricted_imports(allow), stop if command == "fit" else nullcontext():
             FewstepCLI(with_run_config(command, args, ckpt_path), ckpt_path)
     except SIGTERMException:
         return 130 if stop.interrupted else 143

@@ -11,11 +11,12 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import CheckpointIO
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from evaluation.dashboard_writer import Method
 from lightning_modules.checkpoint import read_checkpoint
 
 
@@ -64,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 class KeepCheckpoints(Checkpoint):
-    """Saves `images_<seen>.ckpt` at intervals, at the end and when the process is told to stop; `last.ckpt` is the newest.
+    """Saves `images_<seen>.ckpt` at intervals, at the end and on SIGTERM or Ctrl-C; `last.ckpt` is the newest.
 
     `last.ckpt` is a hard link and takes no room; where links are impossible it is a copy.
 
@@ -88,26 +89,24 @@ class KeepCheckpoints(Checkpoint):
         """The newest checkpoint."""
         return self.directory / "last.ckpt" if self.directory and self.written else None
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: Method, stage: str) -> None:
         if stage == "fit":
             self.directory = trainer.strategy.broadcast(self.directory)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         self.saved_at = pl_module.images_seen
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int) -> None:
         every = self.every_n_images or max(1, min(pl_module.total_images // 10, 5_000_000))
         # gradients held over for the next batch are not saved, so not in the middle of an accumulation
         step_taken = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
         if pl_module.images_seen // every > self.saved_at // every and step_taken:
             self._save(trainer, pl_module)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
         self._save(trainer, pl_module)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Method, exception: BaseException) -> None:
         # Raised between two batches. After any other exception a step may have been taken by half.
         if isinstance(exception, SIGTERMException):
             self._save(trainer, pl_module)
@@ -115,8 +114,8 @@ class KeepCheckpoints(Checkpoint):
             print(f"{self.written[-1]} is the last checkpoint; to go on:")
             print(f"  {program()} fit --ckpt_path {shlex.quote(str(self.last))}", flush=True)
 
-    def _save(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.directory is None or trainer.fast_dev_run or pl_module.images_seen == self.saved_at:
+    def _save(self, trainer: Trainer, pl_module: Method) -> None:
+        if self.directory is None or pl_module.images_seen == self.saved_at:
             return
         path = self.directory / f"images_{pl_module.images_seen:012d}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
@@ -142,6 +141,11 @@ def _link(path: Path, link: Path) -> None:
     write_text(_sidecar(link), _sidecar(path).read_text().replace(path.name, link.name))
 
 
+def first_process() -> bool:
+    """Whether this process is the first of its run, also before there is a Trainer."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def program() -> str:
     """How this program was called."""
     return "fewstep" if Path(sys.argv[0]).name == "fewstep" else "python main.py"
@@ -164,7 +168,7 @@ class StopGently:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def __enter__(self) -> "StopGently":
-        self.previous = signal.signal(signal.SIGINT, self._stop if rank_zero_only.rank == 0 else signal.SIG_IGN)
+        self.previous = signal.signal(signal.SIGINT, self._stop if first_process() else signal.SIG_IGN)
         return self
 
     def __exit__(self, *exception: object) -> None:

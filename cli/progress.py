@@ -5,10 +5,12 @@ import time
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from evaluation.dashboard_writer import Method
 
 
 class ImagesBar(ProgressBar):
@@ -40,7 +42,7 @@ class ImagesBar(ProgressBar):
         """Print above the bar."""
         (self.progress.console.print if self.progress else print)(*args, **kwargs)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         self.shown = time.monotonic()
         self.start = (self.shown, pl_module.images_seen)
         if self.enabled and sys.stdout.isatty():
@@ -59,15 +61,13 @@ class ImagesBar(ProgressBar):
             )
             self.progress.start()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int) -> None:
         now = time.monotonic()
         if self.enabled and now - self.shown >= (self.every_seconds if self.progress else self.line_every_seconds):
             self.shown = now
             self._show(pl_module, outputs)
 
-    def _show(self, pl_module: LightningModule, outputs: Any) -> None:
+    def _show(self, pl_module: Method, outputs: Any) -> None:
         then, images = self.start
         speed = (pl_module.images_seen - images) / max(time.monotonic() - then, 1e-9)
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
@@ -82,13 +82,13 @@ class ImagesBar(ProgressBar):
             left = (total - seen) / max(speed, 1e-9)
             print(f"{seen:,} of {total:,} images ({seen / total:.0%})  {numbers}  {left:,.0f} s left", flush=True)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
         if self.progress is not None:
             self.progress.update(self.task, completed=pl_module.images_seen)
             self.progress.refresh()
         self._stop()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: Method, exception: BaseException) -> None:
         self._stop()
 
     def _stop(self) -> None:

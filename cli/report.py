@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 
 from cli.checkpoints import KeepCheckpoints, program
+from evaluation.dashboard_writer import Method
 
 
 class RunReport(Callback):
@@ -22,7 +23,7 @@ class RunReport(Callback):
         self.directory, self.checkpoints = directory, checkpoints
         self.start = (0.0, 0)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: Method) -> None:
         if trainer.is_global_zero:
             network = pl_module.denoiser.network
             parameters = sum(p.numel() for p in network.parameters())
@@ -30,10 +31,10 @@ class RunReport(Callback):
             print(f"network:  {type(network).__name__}, {parameters:,} parameters, in {type(pl_module).__name__}")
             print(f"run:      {self.directory or 'nothing is kept'}", flush=True)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         self.start = (time.monotonic(), pl_module.images_seen)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: Method) -> None:
         then, images = self.start
         seconds, new = time.monotonic() - then, pl_module.images_seen - images
         if not trainer.is_global_zero or new == 0:
