@@ -32,7 +32,10 @@ class PairLaw(Protocol):
 def _grid_and_weights(
     levels: Levels, n: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """The grid (n + 1,) and the intervals' probabilities (n,), kept on the device between steps."""
+    """The grid (n + 1,) and the intervals' probabilities (n,), kept on the device between steps.
+
+    The laws of `diffusion.levels` are frozen dataclasses: equal laws share an entry.
+    """
     grid = karras_grid(n, sigma_min, sigma_max, rho)
     return grid.to(device), levels.weights(grid).to(device)
 
@@ -61,7 +64,8 @@ class GridPairs:
     reach_top: bool = True
 
     def _grid(self, levels: Levels, progress: float, low: float, high: float, v: Tensor) -> tuple[Tensor, Tensor]:
-        return _grid_and_weights(levels, self.steps(progress), low, high, self.rho, v.device)
+        n = self.steps(progress)
+        return _grid_and_weights(levels, n, low, high, self.rho, v.device)  # type: ignore[arg-type]  # hashable
 
     def pairs(self, v: Tensor, progress: float, sigma_min: float, sigma_max: float) -> tuple[Tensor, Tensor]:
         grid, weights = self._grid(self.levels or LogNormal(), progress, sigma_min, sigma_max, v)
@@ -79,7 +83,7 @@ class GridPairs:
 
 @dataclass(frozen=True)
 class ContinuousPairs:
-    """t from a continuous law, s = max(gap(t, progress), sigma_min), u from a continuous law.
+    """t from a continuous law, s = max(gap(t, progress), sigma_min), u from a continuous law, no nearer to t than s.
 
     With `ECTGap` and `LogNormal(-1.1, 2)` this is ECT (Geng et al. 2024, arXiv 2406.14548).
 
@@ -97,5 +101,8 @@ class ContinuousPairs:
         return t, self.gap(t, progress).clamp(min=sigma_min)
 
     def targets(self, v: Tensor, t: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        """As above; a u nearer to t than s moves away to that distance, or the mean of 1/|t - u| would be infinite."""
         u = (self.target_levels or self.levels or LogNormal()).continuous(v, sigma_min, sigma_max)
-        return torch.where(u == t, sigma_min, u)
+        s = self.gap(t, progress).clamp(min=sigma_min)
+        u = torch.where(u < t, u.minimum(s), u.maximum(2 * t - s))
+        return torch.where(u > sigma_max, s, u)
