@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class LPIPS(nn.Module):
         size: side in pixels at which images are compared.
     """
 
-    def __init__(self, net_type: str = "vgg", size: int = 224):
+    def __init__(self, net_type: Literal["vgg", "alex", "squeeze"] = "vgg", size: int = 224):
         super().__init__()
         from torchmetrics.functional.image.lpips import _NoTrainLpips
 

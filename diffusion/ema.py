@@ -4,7 +4,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class EMA(nn.Module):
@@ -38,7 +38,7 @@ class EMA(nn.Module):
     @torch.no_grad()
     def update(self, model: nn.Module, k: int) -> None:
         """Average in the weights of `model` after its k-th step, k = 0, 1, ..."""
-        parameters = list(model.parameters())
+        parameters: list[Tensor] = list(model.parameters())
         for rate, average in zip(self.rates, self.models, strict=True):
             torch._foreach_lerp_(list(average.parameters()), parameters, 1 - self.rate(rate, k))
             for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
