@@ -46,12 +46,18 @@ class LogNormal:
 
     def continuous(self, u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
         low, high = self._cdf(torch.tensor([sigma_min, sigma_max], dtype=torch.float64)).tolist()
+        self._require(high - low, sigma_min, sigma_max)
         z = torch.special.ndtri(low + u.double() * (high - low))
         return torch.exp(self.mean + self.std * z).clamp(sigma_min, sigma_max)
 
     def weights(self, grid: Tensor) -> Tensor:
         weights = self._cdf(grid).diff()
+        self._require(float(weights.sum()), float(grid[0]), float(grid[-1]))
         return weights / weights.sum()
+
+    def _require(self, mass: float, sigma_min: float, sigma_max: float) -> None:
+        if not mass > 0:
+            raise ValueError(f"{self}: this law has no mass in the range of levels [{sigma_min:g}, {sigma_max:g}]")
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,10 @@ class UniformRho:
     """
 
     rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if self.rho <= 0:
+            raise ValueError(f"rho={self.rho}: it must be > 0")
 
     def continuous(self, u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
         low, high = sigma_min ** (1 / self.rho), sigma_max ** (1 / self.rho)

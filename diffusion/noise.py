@@ -33,6 +33,8 @@ def karras_grid(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: 
         (n + 1,) float64, from sigma_min to sigma_max.
     """
     _check_levels(n, sigma_min, sigma_max)
+    if rho <= 0:
+        raise ValueError(f"rho={rho}: it must be > 0")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     grid = (low + torch.arange(n + 1, dtype=torch.float64) / n * (high - low)) ** rho
     grid[0], grid[-1] = sigma_min, sigma_max  # the powers miss the end points by an ulp
