@@ -19,7 +19,7 @@ class TrainingCurves(Callback):
     | tag | meaning |
     |---|---|
     | `train/loss`, `train/<term>` | mean of the loss and of each of its terms |
-    | `<term>_by_level/<k>_<low>-<high>` | mean of a term where sigma lies in bin k |
+    | `train_<term>_by_level/<k>_<low>-<high>` | mean of a term where sigma lies in bin k |
     | `train/grad_norm` | of the whole gradient, before clipping |
     | `train/skipped_steps` | steps with a non-finite gradient, since the start |
     | `train/images_per_second` | by the clock, with all that happened in the interval |
@@ -143,7 +143,7 @@ class TrainingCurves(Callback):
         """Tags and means of the sums over the processes; what has no value has no point."""
         totals, levels = sums[:4].view(2, 2), sums[4:].view(2, len(self.terms), self.levels)
         tags = ["train/loss", "train/grad_norm"] + [f"train/{term}" for term in self.terms]
-        tags += [f"{term}_by_level/{name}" for term in self.terms for name in self.level_names()]
+        tags += [f"train_{term}_by_level/{name}" for term in self.terms for name in self.level_names()]
         total, count = torch.cat([totals, levels.sum(-1), levels.flatten(1)], dim=1)
         return {tag: s / n for tag, s, n in zip(tags, total.tolist(), count.tolist(), strict=True) if n}
 
@@ -171,10 +171,9 @@ class TrainingCurves(Callback):
         return values | {f"curriculum/{k}": float(f(progress)) for k, f in curricula.items() if f is not None}
 
     def _write_layout(self, writer: SummaryWriter) -> None:
-        """One chart of all levels for each term, and one of the scores of all numbers of steps."""
-        charts = {f"{term} by noise level": ["Multiline", [f"^{term}_by_level/.*"]] for term in self.terms}
-        scores = {"distance to real images": ["Multiline", ["^scores/(fd_[a-z0-9]+|fid)/.*"]]}
-        writer.add_custom_scalars({"Loss": charts, "Scores": scores})
+        """One chart of all levels for each term."""
+        charts = {f"{term} by noise level": ["Multiline", [f"^train_{term}_by_level/.*"]] for term in self.terms}
+        writer.add_custom_scalars({"Loss": charts})
 
     def on_validation_end(self, trainer: Trainer, pl_module: Method) -> None:
         writer = tensorboard_of(trainer)

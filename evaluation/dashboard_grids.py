@@ -16,7 +16,7 @@ from evaluation.generate import to_uint8
 from evaluation.grids import Picture, image_grid, scatter_plot
 from evaluation.inversion import squared_error
 
-SHOWN_INVERSIONS = 16
+COLUMNS = 8
 POINTS = 1000
 """Samples of 2-D data, which are drawn as points."""
 
@@ -26,9 +26,9 @@ class SampleGrids(Callback):
 
     | tag | meaning |
     |---|---|
-    | `real/training_data` | the first batch, as the network is given it |
-    | `samples/<n>_evaluations` | images of the seeds; with up to 16 classes, each column is a class |
-    | `inversion/<n>_evaluations` | of a bidirectional model: test images, their noise, regenerated images, in rows |
+    | `real/training_data` | the first batch of this start, as the network is given it |
+    | `ema_samples/<n>_evaluations` | images of the seeds; with up to 16 classes, each column is a class |
+    | `inversion/<n>_evaluations` | of a bidirectional model: rows of test images, their noise, regenerated images |
     | `inversion_error/<n>_evaluations` | mean squared error per pixel on [0, 1], with one evaluation on the way back |
     | `inversion_noise_ratio/<n>_evaluations` | standard deviation of the noise over its level, 1 for a perfect model |
 
@@ -49,16 +49,15 @@ class SampleGrids(Callback):
             raise ValueError(f"seeds={seeds}, steps={list(steps)}, min_side={min_side}: each must be at least 1")
         self.interval = Interval(every_n_images, share=8, longest=5_000_000)
         self.seeds, self.steps, self.min_side = seeds, tuple(steps), min_side
-        self.real_shown = False
         self.refused: set[int] = set()
         self.known: tuple[Tensor, Tensor | None] | None = None
         """Real data (N, ...) to invert, and their classes (N,)."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"last": self.interval.last, "real_shown": self.real_shown}
+        return {"last": self.interval.last}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.interval.last, self.real_shown = state_dict["last"], state_dict["real_shown"]
+        self.interval.last = state_dict["last"]
 
     def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         self.interval.resume(trainer, pl_module)
@@ -70,8 +69,6 @@ class SampleGrids(Callback):
             return
         if self.known is None:
             self.known = self._known(trainer, pl_module, batch)
-        if not self.real_shown:
-            self.real_shown = True
             show(writer, pl_module, "real/training_data", self._picture(pl_module, batch[0]))
         # not at the end of the batch, where the order of callbacks decides whether the averages are updated already
         if self.interval.due(pl_module):
@@ -114,12 +111,12 @@ class SampleGrids(Callback):
             self.refused.add(steps)
             rank_zero_info(f"No samples with {steps} evaluations on the dashboard: {reason}")
             return
-        show(writer, pl_module, f"samples/{evaluations(steps)}", self._picture(pl_module, x0, label))
+        show(writer, pl_module, f"ema_samples/{evaluations(steps)}", self._picture(pl_module, x0, label))
 
     def _picture(self, pl_module: Method, x0: Tensor, label: Tensor | None = None) -> Picture:
         if is_planar(pl_module):
             return scatter_plot([("", x0[:POINTS], label)], limit=self._limit())
-        columns = pl_module.num_classes if label is not None and 2 <= pl_module.num_classes <= 16 else 8
+        columns = pl_module.num_classes if label is not None and 2 <= pl_module.num_classes <= 16 else COLUMNS
         return image_grid(x0[: self.seeds], columns, self.min_side)
 
     def _limit(self) -> float | None:
@@ -142,8 +139,10 @@ class SampleGrids(Callback):
             if regenerated.isfinite().all():
                 error = squared_error(to_uint8(regenerated), to_uint8(x0)).mean()
                 writer.add_scalar(f"inversion_error/{name}", float(error), pl_module.images_seen)
-            rows = torch.stack([x0, unit / 3, regenerated])[:, :SHOWN_INVERSIONS]  # 3 standard deviations: white
-            picture = image_grid(rows.flatten(0, 1), rows.shape[1], self.min_side)
+            shown = 2 * COLUMNS if len(x0) >= 2 * COLUMNS else COLUMNS
+            thrice = torch.stack([x0, unit / 3, regenerated])[:, :shown]  # 3 standard deviations: white
+            rows = [row for some in thrice.split(COLUMNS, dim=1) for row in some]
+            picture = image_grid(torch.cat(rows), min(COLUMNS, len(x0)), self.min_side)
         show(writer, pl_module, f"inversion/{name}", picture)
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +15,33 @@ Plain = str | int | float
 
 
 class RunSummary(Callback):
-    """Writes a run's configuration to TensorBoard: as text, and as hyper-parameters with the last values of `metrics`.
+    """Writes a run's configuration to TensorBoard: as text, and as hyper-parameters.
 
     The text is the file `config.yaml` in the run's directory, or the module's hyper-parameters where there is none.
-    The logger should have `default_hp_metric: false`, or it writes hyper-parameters of its own.
-
-    Args:
-        metrics: tags of curves; the hyper-parameters stand beside their last values.
+    TensorBoard puts the last value of every curve beside the hyper-parameters, scores included. The list of columns
+    that a logger may write is left out, for TensorBoard would use the one of the first run for all runs; without it,
+    it shows what runs differ in first. So the logger needs `default_hp_metric: false`.
     """
-
-    def __init__(self, metrics: tuple[str, ...] = ("train/loss",)):
-        self.metrics = tuple(metrics)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         directory = trainer.log_dir or trainer.default_root_dir  # asks all processes
         writer = tensorboard_of(trainer)
         if writer is None or not trainer.is_global_zero:
             return
-        config = Path(directory) / "config.yaml"
         values = {"method": type(pl_module).__name__} | dict(flatten(dict(pl_module.hparams)))
-        if getattr(trainer, "datamodule", None) is not None:
-            values["data"] = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
-            values |= dict(flatten(dict(trainer.datamodule.hparams), "data"))  # type: ignore[attr-defined]
+        data: Any = getattr(trainer, "datamodule", None)
+        if data is not None:
+            values |= {"data": type(data).__name__} | dict(flatten(dict(data.hparams), "data"))
+        config = Path(directory) / "config.yaml"
         text = config.read_text() if config.is_file() else "\n".join(f"{k}: {v}" for k, v in values.items())
         writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
-        experiment, session, _ = hparams(values, dict.fromkeys(self.metrics))
-        writer._get_file_writer().add_summary(experiment)
-        writer._get_file_writer().add_summary(session)
+        writer._get_file_writer().add_summary(hparams(values, {})[1])  # columns, start, end
         writer.flush()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         writer = tensorboard_of(trainer)
         if writer is not None and trainer.is_global_zero:
-            writer._get_file_writer().add_summary(hparams({}, {})[2])  # the session has ended well
+            writer._get_file_writer().add_summary(hparams({}, {})[2])
             writer.flush()
 
 
@@ -70,5 +65,8 @@ def flatten(config: Any, name: str = "") -> Iterator[tuple[str, Plain]]:
         yield name, config
     elif isinstance(config, list | tuple) or config is None:
         yield name, str(config)
+    elif isinstance(config, partial):
+        yield name, config.func.__name__
+        yield from flatten(config.keywords, name)
     else:
         yield name, getattr(config, "__name__", type(config).__name__)

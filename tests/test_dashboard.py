@@ -160,7 +160,7 @@ def test_points_stand_at_images_seen_and_are_means_since_the_last(tmp_path: Path
             expect[f"train/{term}"] = value.mean()
             for k, name in enumerate(names):
                 inside = (sigma > edges[k]) & (sigma <= edges[k + 1])
-                tag = f"{term}_by_level/{name}"
+                tag = f"train_{term}_by_level/{name}"
                 if inside.any():
                     expect[tag] = value[inside].mean()
                 else:
@@ -241,7 +241,10 @@ def test_a_resumed_run_has_the_curves_of_an_unbroken_one(tmp_path: Path, saved_a
         speed = curves.pop("train/images_per_second")
         assert min(value for _, value in speed) > 0
     assert found == expect
-    assert pictures(broken) == pictures(whole)
+    found, expect = pictures(broken), pictures(whole)
+    first, again = found.pop("real/training_data")  # each start shows what data it was given
+    assert [first] == expect.pop("real/training_data") and again[0] == saved_at
+    assert found == expect
 
 
 def test_a_dashboard_changes_nothing_in_a_run(tmp_path: Path) -> None:
@@ -257,14 +260,14 @@ def test_grids_of_samples_and_inversions(tmp_path: Path) -> None:
     fit(tmp_path, module, SampleGrids(every_n_images=40, seeds=20, min_side=12))
     found, points = pictures(tmp_path), scalars(tmp_path)
     drawn = [40, 80, 96]
-    assert set(found) == {"real/training_data"} | {f"samples/{n}" for n in NAMES} | {
+    assert set(found) == {"real/training_data"} | {f"ema_samples/{n}" for n in NAMES} | {
         f"inversion/{n}" for n in NAMES[:2]
     }
     assert found["real/training_data"] == [(0, 14 + 2, 8 * 14 + 2)]  # a batch of 8
     for name in NAMES:  # 20 images of 4x4 pixels, three times enlarged, in 3 rows of 8
-        assert found[f"samples/{name}"] == [(step, 3 * 14 + 2, 8 * 14 + 2) for step in drawn]
-    for name in NAMES[:2]:  # 16 of them: real, noise, regenerated
-        assert found[f"inversion/{name}"] == [(step, 3 * 14 + 2, 16 * 14 + 2) for step in drawn]
+        assert found[f"ema_samples/{name}"] == [(step, 3 * 14 + 2, 8 * 14 + 2) for step in drawn]
+    for name in NAMES[:2]:  # 16 of them, twice in 3 rows of 8: real, noise, regenerated
+        assert found[f"inversion/{name}"] == [(step, 6 * 14 + 2, 8 * 14 + 2) for step in drawn]
         assert [step for step, _ in points[f"inversion_error/{name}"]] == drawn
         assert [step for step, _ in points[f"inversion_noise_ratio/{name}"]] == drawn
 
@@ -272,7 +275,7 @@ def test_grids_of_samples_and_inversions(tmp_path: Path) -> None:
 def test_numbers_of_steps_that_a_method_refuses_are_left_out(tmp_path: Path) -> None:
     module = DiffusionModule(TinyNetwork, (1, 4, 4), LogNormal(-1.2, 1.2), TOTAL)
     fit(tmp_path, module, SampleGrids(every_n_images=48, seeds=4))
-    assert set(pictures(tmp_path)) == {"real/training_data", "samples/1_evaluation"}
+    assert set(pictures(tmp_path)) == {"real/training_data", "ema_samples/1_evaluation"}
 
 
 def test_a_conditional_model_has_a_class_in_each_column(tmp_path: Path) -> None:
@@ -287,16 +290,16 @@ def test_a_conditional_model_has_a_class_in_each_column(tmp_path: Path) -> None:
     options |= dict(weight=InverseGap(), target_weight=InverseGap(), num_classes=3)
     fit(tmp_path, Asked(TinyNetwork, (1, 4, 4), **options), SampleGrids(seeds=7, steps=(1,), min_side=4))
     assert all(label.tolist() == [0, 1, 2, 0, 1, 2, 0] for label in asked)
-    steps = [step for step, _, _ in pictures(tmp_path)["samples/1_evaluation"]]
+    steps = [step for step, _, _ in pictures(tmp_path)["ema_samples/1_evaluation"]]
     assert steps == [16, 24, 40, 48, 64, 72, 88, 96]  # an eighth of the run is a step and a half
-    assert pictures(tmp_path)["samples/1_evaluation"][0][1:] == (3 * 6 + 2, 3 * 6 + 2)
+    assert pictures(tmp_path)["ema_samples/1_evaluation"][0][1:] == (3 * 6 + 2, 3 * 6 + 2)
 
 
 def test_points_in_the_plane_are_scattered(tmp_path: Path) -> None:
     fit(tmp_path, bcm((2, 1, 1)), SampleGrids(every_n_images=TOTAL, steps=(1,)))
     found = pictures(tmp_path)
-    assert set(found) == {"real/training_data", "samples/1_evaluation"} | {f"inversion/{n}" for n in NAMES[:2]}
-    (step, height, width), (_, _, wide) = found["samples/1_evaluation"][0], found["inversion/1_evaluation"][0]
+    assert set(found) == {"real/training_data", "ema_samples/1_evaluation"} | {f"inversion/{n}" for n in NAMES[:2]}
+    (step, height, width), (_, _, wide) = found["ema_samples/1_evaluation"][0], found["inversion/1_evaluation"][0]
     assert step == TOTAL and wide == 2 * width and height > 300
 
 
@@ -311,9 +314,7 @@ def test_configuration_and_hyperparameters(tmp_path: Path) -> None:
     assert values["method"].string_value == "BCMModule"
     assert values["pairs.steps.s1"].number_value == 32
     assert values["data.image_shape"].string_value == "(1, 4, 4)"
-    content = events.SummaryMetadata(hparams_metadata.EXPERIMENT_TAG).plugin_data.content
-    metrics = hparams_metadata.parse_experiment_plugin_data(content).metric_infos
-    assert [metric.name.tag for metric in metrics] == ["train/loss"]
+    assert values["optimizer"].string_value == "Adam" and values["optimizer.lr"].number_value == 1e-3
     content = events.SummaryMetadata(hparams_metadata.SESSION_END_INFO_TAG).plugin_data.content
     assert hparams_metadata.parse_session_end_info_plugin_data(content).status == api_pb2.STATUS_SUCCESS
 
@@ -337,7 +338,26 @@ def test_objects_and_their_configuration_flatten_to_the_same_values() -> None:
     expect |= {"pairs.target_levels": "None", "pairs.rho": 7.0, "pairs.reach_top": True}
     assert dict(flatten(config)) == expect
     assert dict(flatten({"pairs": GridPairs(DoublingSteps(4, 32), LogNormal(-1.1, 2.0))})) == expect
-    assert dict(flatten({"make": partial})) == {"make": "partial"}
+    assert dict(flatten({"make": torch.optim.Adam})) == {"make": "Adam"}
+    assert dict(flatten({"make": partial(torch.optim.Adam, lr=0.1)})) == {"make": "Adam", "make.lr": 0.1}
+
+
+def test_what_validation_keeps_from_the_logger_stands_at_images_seen(tmp_path: Path) -> None:
+    class Validated(BCMModule):
+        def validation_step(self, batch, batch_idx: int) -> None:
+            self.log("val/loss", 2.5, logger=False)
+            self.log("val/other", 3.5)  # this one Lightning writes itself
+
+    class ValidatedData(TinyData):
+        def val_dataloader(self) -> torch.utils.data.DataLoader:
+            return self.train_dataloader()
+
+    options = dict(pairs=GridPairs(DoublingSteps(4, 32)), distance=PseudoHuber(), total_images=TOTAL)
+    module = Validated(TinyNetwork, (1, 4, 4), weight=InverseGap(), target_weight=InverseGap(), **options)
+    often = dict(val_check_interval=4, limit_val_batches=1, check_val_every_n_epoch=None)
+    points = scalars(fit(tmp_path, module, TrainingCurves(), data=ValidatedData(), **often))
+    assert points["val/loss"] == [(32, 2.5), (64, 2.5), (96, 2.5)]
+    assert len(points["val/other"]) == 3
 
 
 @pytest.mark.parametrize(
