@@ -18,7 +18,7 @@ import lightning_modules  # noqa: F401
 import networks  # noqa: F401
 from cli.arguments import allowed_imports, option_value
 from cli.checkpoints import KeepCheckpoints, StopGently, VerifiedCheckpointIO, first_process
-from cli.errors import UsageError, explain, explain_parsing, fail
+from cli.errors import UsageError, explain_parsing, run_command
 from cli.progress import ImagesBar
 from cli.quiet import quiet
 from cli.report import RunReport
@@ -156,28 +156,16 @@ def with_run_config(command: str, args: list[str], ckpt_path: str | None) -> lis
 
 def train_or_score(command: str, args: Sequence[str]) -> int:
     """Run fit, validate or test, and return the exit code."""
-    quiet()
-    stop = StopGently()
-    try:
-        args, allow = allowed_imports(args)
-        ckpt_path = option_value(args, "--ckpt_path")
+
+    def run() -> None:
+        rest, allow = allowed_imports(args)
+        ckpt_path = option_value(rest, "--ckpt_path")
+        stop = StopGently()
         with restricted_imports(allow), stop if command == "fit" else nullcontext():
-            FewstepCLI(with_run_config(command, args, ckpt_path), ckpt_path)
-    except SIGTERMException:
-        return 130 if stop.interrupted else 143
-    except FloatingPointError as error:
-        return fail(str(error), 1)
-    except KeyboardInterrupt:
-        return 130
-    except SystemExit as error:  # --help and --print_config; Lightning turns KeyboardInterrupt into one
-        if isinstance(error.__context__, KeyboardInterrupt):
-            return 130
-        return error.code if isinstance(error.code, int) else 0
-    except Exception as error:
-        line = explain(error)
-        if line is None:
-            raise
-        return fail(line)
-    finally:
-        sys.stdout.flush()
-    return 0
+            try:
+                FewstepCLI(with_run_config(command, rest, ckpt_path), ckpt_path)
+            except SIGTERMException:
+                sys.exit(130 if stop.interrupted else 143)
+
+    quiet()
+    return run_command(run)

@@ -32,6 +32,28 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+def run_command(run: Callable[[], None]) -> int:
+    """Run a command and return its exit code; an error that the user can mend becomes one line."""
+    try:
+        run()
+    except FloatingPointError as error:
+        return fail(str(error), 1)
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as error:  # --help and --print_config; Lightning makes one of KeyboardInterrupt
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return 130
+        return error.code if isinstance(error.code, int) else 0
+    except Exception as error:
+        line = explain(error)
+        if line is None:
+            raise
+        return fail(line)
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
 def cause_chain(error: BaseException) -> list[BaseException]:
     """The error and what caused it, innermost last."""
     chain: list[BaseException] = [error]
@@ -46,11 +68,9 @@ def explain(error: BaseException) -> str | None:
     That is: an unusable checkpoint, a missing file, a setting that Lightning refuses, a ValueError raised by this
     project's own code or by an optimizer, and weights that do not fit the model.
     """
-    from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
     for cause in reversed(cause_chain(error)):
         text = str(cause)
-        if isinstance(cause, UsageError | MisconfigurationException):
+        if isinstance(cause, UsageError) or type(cause).__name__ == "MisconfigurationException":
             return text
         if isinstance(cause, FileNotFoundError) and cause.filename is not None:
             return f"there is no file {cause.filename}"

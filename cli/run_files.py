@@ -64,6 +64,11 @@ def run_config(ckpt_path: str) -> str:
     return checkpoint["config"]
 
 
+def read_text(config: str) -> str:
+    """The text of what `run_config` returned."""
+    return config if "\n" in config else Path(config).read_text()
+
+
 class SaveConfig(Callback):
     """Writes the resolved configuration of a training run into its directory and into its checkpoints.
 

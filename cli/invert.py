@@ -1,0 +1,129 @@
+"""`invert`: image -> noise -> image, and how much of the image is lost."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.errors import UsageError, run_command
+from cli.sample import add_checkpoint_options, find_device
+
+if TYPE_CHECKING:
+    import argparse
+
+    from torch import Tensor
+
+    from evaluation.grids import Picture
+
+COLUMNS = 16
+
+
+def parser() -> "OneLineParser":
+    """The options of `invert`."""
+    p = OneLineParser(
+        prog="main.py invert",
+        allow_abbrev=False,
+        description="Map test images to their noise and back with a bidirectional checkpoint. Beside the error stands "
+        "a control: the images denoised from the same small initial noise, never inverted. A perfect model has the "
+        "same error there, so what is beyond it is learning error.",
+    )
+    add_checkpoint_options(p)
+    p.add_argument("--seeds", type=parse_seeds, default=list(range(16)), help="which test images, counted from 0; the "
+                   "seed of each one's initial noise as well (default: 0-15)")  # fmt: skip
+    p.add_argument("--steps", type=positive, default=1, help="network evaluations from image to noise (default: 1)")
+    p.add_argument("--out", type=Path, default=Path("inversions"), help="folder to write to (default: inversions)")
+    p.add_argument(
+        "--config", type=Path, help="take the data from this configuration (default: the checkpoint's run's)"
+    )
+    return p
+
+
+def invert(args: Sequence[str]) -> int:
+    """Run `invert` and return the exit code."""
+    return run_command(lambda: _invert(parser().parse_args(args)))
+
+
+def _invert(options: "argparse.Namespace") -> None:
+    import torch
+
+    from cli.data import load_data
+    from cli.quiet import quiet
+    from cli.run_files import read_text, run_config
+    from diffusion.denoisers import BidirectionalDenoiser
+    from diffusion.rng import ImageNoise
+    from diffusion.samplers import add_initial_noise
+    from evaluation.generate import Meter, to_uint8
+    from evaluation.grids import save_png
+    from evaluation.inversion import squared_error
+    from lightning_modules.checkpoint import load_module
+
+    quiet()
+    device, allow = find_device(options.device), tuple(options.allow_import)
+    module: Any = load_module(options.ckpt_path, allow).to(device)
+    denoise = module.ema_denoiser
+    if not isinstance(denoise, BidirectionalDenoiser):
+        raise UsageError(
+            f"{options.ckpt_path} holds a {type(module).__name__}, whose model goes from noise to data only: "
+            "inversion needs a BCMModule"
+        )
+    config = read_text(run_config(options.ckpt_path))
+    images, labels = load_data(config, options.data, allow).uint8_images("test")
+    if max(options.seeds) >= len(images):
+        raise UsageError(f"--seeds {max(options.seeds)}: the test split has the images 0 to {len(images) - 1}")
+    images = images[options.seeds].cpu()
+    labels = labels[options.seeds] if labels is not None and module.num_classes else None
+
+    way_in, way_out = Meter(denoise.network), Meter(denoise.network)
+    parts: list[list[Tensor]] = []
+    with torch.inference_mode():
+        for rows in torch.arange(len(images)).split(options.batch_size):
+            x0 = images[rows].to(device).float() / 127.5 - 1
+            label = None if labels is None else labels[rows].to(device)
+            seeds = [options.seeds[i] for i in rows.tolist()]
+            with way_in.batch(len(rows), device):
+                noise = module.invert(x0, ImageNoise(seeds, module.image_shape, device), options.steps, label)
+            levels = next(levels for levels in module.inversions if len(levels) - 1 == options.steps)
+            with way_out.batch(len(rows), device):
+                back = denoise(noise, levels[-1], label)
+            start = add_initial_noise(x0, levels[0], ImageNoise(seeds, module.image_shape, device))
+            control = denoise(start, levels[0], label)
+            parts.append([(noise / levels[-1]).cpu(), to_uint8(back).cpu(), to_uint8(control).cpu()])
+    unit, regenerated, denoised = (torch.cat(part) for part in zip(*parts, strict=True))
+
+    small, large, low = levels[0], levels[-1], denoise.sigma_min
+    variance = float((images.double() / 255).var(0, correction=0).mean())
+    rows_of_text = (
+        ("error: mean squared, per pixel on [0, 1]", f"{float(squared_error(regenerated, images).mean()):.6f}"),
+        (
+            f"control: f(x0 + {small:g} noise, {small:g} -> {low:g}), one evaluation",
+            f"{float(squared_error(denoised, images).mean()):.6f}",
+        ),
+        ("variance of these images: error of their mean", f"{variance:.6f}"),
+        (f"standard deviation of the noise / {large:g}", f"{float(unit.std(correction=0)):.4f}"),
+    )
+    path = " -> ".join(f"{level:g}" for level in (*levels, low))
+    print(
+        f"{len(images)} test images through the levels {path}: {way_in.nfe:g} network evaluations in, "
+        f"{way_out.nfe:g} out (counted)"
+    )
+    for name, value in rows_of_text:
+        print(f"  {name:<56}{value:>10}")
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_png(triples(images, regenerated, unit), options.out / "grid.png")
+    print(
+        f"written to {options.out / 'grid.png'}: real images, reconstructions, noise (3 standard deviations are white)"
+    )
+
+
+def triples(images: "Tensor", regenerated: "Tensor", unit: "Tensor") -> "Picture":
+    """A picture of rows of 16: real images, their reconstructions, their noise (white at 3 standard deviations)."""
+    import torch
+
+    from evaluation.generate import to_uint8
+    from evaluation.grids import image_grid
+
+    columns = min(COLUMNS, len(images))
+    noise, blank = to_uint8(unit / 3), -len(images) % columns
+    rows = [torch.cat([x, torch.full_like(x[:1], 255).expand(blank, -1, -1, -1)]) for x in (images, regenerated, noise)]
+    chunks = zip(*(x.split(columns) for x in rows), strict=True)
+    return image_grid(torch.cat([row for chunk in chunks for row in chunk]), columns)

@@ -1,0 +1,143 @@
+"""`sample`: images from a checkpoint, one for each seed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.errors import UsageError, run_command
+
+if TYPE_CHECKING:
+    import argparse
+
+    import torch
+    from torch import Tensor
+
+
+def parser(command: str) -> "OneLineParser":
+    """The options of `sample`."""
+    from argparse import BooleanOptionalAction
+
+    p = OneLineParser(
+        prog=f"main.py {command}",
+        allow_abbrev=False,
+        description="Generate an image for each seed from the averaged weights of a checkpoint. An image depends on "
+        "its seed alone, not on the batch size or the other seeds.",
+    )
+    add_checkpoint_options(p)
+    p.add_argument("--seeds", type=parse_seeds, default=list(range(64)), help="numbers and ranges (default: 0-63)")
+    p.add_argument("--steps", type=positive, default=None, help="network evaluations (default: 1, diffusion models 35)")
+    p.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
+    p.add_argument("--class", dest="label", type=int, help="the class of all images (default: drawn for each seed)")
+    p.add_argument("--grid", action=BooleanOptionalAction, default=True, help="also write grid.png (default: yes)")
+    p.add_argument("--npz", action="store_true", help="write samples.npz (arr_0: uint8 NHWC) instead of PNG files")
+    p.add_argument("--subdirs", action="store_true", help="a sub-folder for every 1000 seeds")
+    return p
+
+
+def add_checkpoint_options(p: OneLineParser) -> None:
+    """What `sample` and `invert` share."""
+    p.add_argument("--ckpt_path", required=True, help="a checkpoint of `fit`")
+    p.add_argument("--batch_size", type=positive, default=64, help="images per forward pass (default: 64)")
+    p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)")
+    p.add_argument("--allow-import", action="append", default=[], help="a further package the checkpoint may name")
+
+
+def sample(args: Sequence[str], command: str = "sample") -> int:
+    """Run `sample` and return the exit code."""
+    return run_command(lambda: _sample(parser(command).parse_args(args)))
+
+
+def find_device(name: str) -> "torch.device":
+    """The device of that name, which must be there."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=name)
+        return torch.device(name)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from None
+
+
+def _sample(options: "argparse.Namespace") -> None:
+    import torch
+
+    from cli.quiet import quiet
+    from diffusion.rng import ImageNoise
+    from evaluation.dashboard_grids import is_planar
+    from evaluation.generate import Meter, draw_labels, generate
+    from evaluation.grids import scatter_plot
+    from lightning_modules.checkpoint import load_module
+
+    quiet()
+    device = find_device(options.device)
+    module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
+    seeds, meter, label = options.seeds, Meter(module.ema_denoiser.network), None
+    if options.label is not None and not 0 <= options.label < module.num_classes:
+        kind = f"has the classes 0 to {module.num_classes - 1}" if module.num_classes else "is unconditional"
+        raise UsageError(f"--class {options.label}: this model {kind}")
+    if module.num_classes:
+        drawn = draw_labels(seeds, torch.ones(module.num_classes))
+        label = drawn if options.label is None else torch.full_like(drawn, options.label)
+    steps = options.steps or default_steps(module)
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    if is_planar(module):
+        from evaluation.grids import save_png
+
+        with torch.inference_mode(), meter.batch(len(seeds), device):
+            points = module.sample(ImageNoise(seeds, module.image_shape, device), steps, label)
+        save_npz(options.out / "samples.npz", points.flatten(1).cpu(), label, seeds)
+        save_png(scatter_plot([("", points, label)]), options.out / "grid.png")
+    else:
+        images = generate(
+            module.sample,
+            seeds,
+            module.image_shape,
+            steps=steps,
+            label=label,
+            batch_size=options.batch_size,
+            device=device,
+            meter=meter,
+        )
+        write_images(options, images, label)
+    print(
+        f"{len(seeds)} images in {options.out}: {meter.nfe:g} network evaluations each (counted), "
+        f"{1 / meter.seconds_per_image:,.0f} images/s on {device}"
+    )
+
+
+def default_steps(module: Any) -> int:
+    """1, or what the module's `sample` itself takes where one step is no use."""
+    import inspect
+
+    return inspect.signature(module.sample).parameters["steps"].default
+
+
+def write_images(options: "argparse.Namespace", images: "Tensor", label: "Tensor | None") -> None:
+    """Write images (N, C, H, W) uint8 as PNG files named by their seeds, or as one npz; and a grid of the first 256."""
+    from evaluation.grids import image_grid, save_png
+
+    if options.npz:
+        save_npz(options.out / "samples.npz", images.movedim(1, -1), label, options.seeds)
+    else:
+        from PIL import Image
+
+        for seed, image in zip(options.seeds, images.movedim(1, -1).numpy(), strict=True):
+            folder = options.out / f"{seed // 1000 * 1000:06d}" if options.subdirs else options.out
+            folder.mkdir(exist_ok=True)
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{seed:06d}.png")
+    if options.grid:
+        save_png(image_grid(images[:256], columns=16 if len(images) > 64 else 8), options.out / "grid.png")
+
+
+def save_npz(path: Path, values: "Tensor", label: "Tensor | None", seeds: list[int]) -> None:
+    """An npz file in ADM's layout: arr_0 the images, arr_1 the classes where there are any; and the seeds."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {"arr_0": values.numpy(), "seeds": np.asarray(seeds)}
+    if label is not None:
+        arrays["arr_1"] = label.numpy()
+    np.savez(path, **arrays)
