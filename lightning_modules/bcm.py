@@ -29,6 +29,7 @@ from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, has_dropout, shared_dropout
 from diffusion.samplers import add_initial_noise, invert, mixed
 from lightning_modules.checkpoint import initialise_network
+from lightning_modules.radam import RAdam
 from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
 
 
@@ -98,7 +99,7 @@ class BCMModule(LightningModule):
         target_weight: Callable[[Tensor, Tensor], Tensor],
         total_images: int,
         num_classes: int = 0,
-        optimizer: OptimizerCallable = torch.optim.RAdam,
+        optimizer: OptimizerCallable = RAdam,
         lr_factor: Callable[[float], float] | None = None,
         bidirectional_weight: float = 1.0,
         sigma_data: float = 0.5,

@@ -28,6 +28,7 @@ from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.samplers import multistep
 from lightning_modules.checkpoint import initialise_network
+from lightning_modules.radam import RAdam
 from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
 
 
@@ -71,7 +72,7 @@ class CTModule(LightningModule):
         weight: Callable[[Tensor, Tensor], Tensor],
         total_images: int,
         num_classes: int = 0,
-        optimizer: OptimizerCallable = torch.optim.RAdam,
+        optimizer: OptimizerCallable = RAdam,
         lr_factor: Callable[[float], float] | None = None,
         target_rate: Callable[[float], float] | None = None,
         sigma_data: float = 0.5,

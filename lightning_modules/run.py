@@ -91,8 +91,8 @@ class SkipNonFinite(Callback):
     """Skips a step whose gradient is not finite, on all ranks, and stops the run after `patience` in a row.
 
     The gradient is the same on all ranks after DDP's reduction, so every rank takes the same decision. A fused
-    optimizer (Adam, AdamW, SGD with fused: true) skips by a flag that never leaves the device (`found_inf`, torch's own
-    mechanism under a GradScaler); for another one the host waits for the flag at every step.
+    optimizer (Adam, AdamW, SGD with fused: true) and `lightning_modules.RAdam` skip by a flag that never leaves the
+    device (`found_inf`, torch's own mechanism under a GradScaler); for others the host waits for the flag each step.
 
     Args:
         patience: skipped steps in a row after which the run stops.
@@ -119,7 +119,7 @@ class SkipNonFinite(Callback):
         bad = ~self.grad_norm.isfinite()
         self.skipped[0] += bad
         self.skipped[1] = torch.where(bad, self.skipped[1] + 1, 0)
-        if optimizer.defaults.get("fused"):
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf, optimizer.grad_scale = bad.float(), None  # type: ignore[attr-defined]
         elif bool(bad):
             for parameter in parameters:
