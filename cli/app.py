@@ -92,6 +92,12 @@ class FewstepCLI(LightningCLI):
         for name in ("image_shape", "num_classes"):  # to depth 1: what is linked deeper is missing in checkpoints
             parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        action = next(a for a in parser._actions if a.dest == "ckpt_path")  # Lightning's help speaks of its cloud
+        action.help = "A checkpoint's path; without --config, its run's configuration is used."
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:
             self.config = parser.parse_args(args)

@@ -32,9 +32,7 @@ def parser() -> "OneLineParser":
                    "seed of each one's initial noise as well (default: 0-15)")  # fmt: skip
     p.add_argument("--steps", type=positive, default=1, help="network evaluations from image to noise (default: 1)")
     p.add_argument("--out", type=Path, default=Path("inversions"), help="folder to write to (default: inversions)")
-    p.add_argument(
-        "--config", type=Path, help="take the data from this configuration (default: the checkpoint's run's)"
-    )
+    p.add_argument("--data", help="a file such as configs/data/digits.yaml (default: the data of the checkpoint's run)")
     return p
 
 
