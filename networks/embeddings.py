@@ -1,32 +1,68 @@
 """Embeddings of noise levels and classes."""
 
+import math
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 class PositionalEmbedding(nn.Module):
     """cos and sin of `scale * c` at frequencies falling geometrically from 1 to 1/max_period.
 
-    Vaswani et al. 2017 (arXiv 1706.03762) as DDPM++ uses it; a small frequency range trains consistency models stably,
-    a Fourier embedding of scale 16 does not (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
+    Vaswani et al. 2017 (arXiv 1706.03762) as DDPM++ uses it; with scale 1 it varies slowly, which consistency training
+    wants (Lu & Song 2024, arXiv 2410.11081, sec. 4.1).
 
     Args:
         channels: size of the embedding, even.
         scale: factor of the input; 1000 where a network was trained on 250 ln(sigma), as OpenAI's and BCM's.
-        max_period: the slowest frequency is 1/max_period.
+        max_period: the slowest frequency is 1/max_period; >= 1.
+
+    Raises:
+        ValueError: `channels` is odd or `max_period` below 1.
     """
 
     def __init__(self, channels: int, scale: float = 1.0, max_period: float = 10_000.0):
         super().__init__()
         if channels < 2 or channels % 2:
-            raise ValueError(f"channels={channels}: cos and sin need an even number")
-        frequencies = torch.arange(channels // 2, dtype=torch.float32) / (channels // 2)
-        self.register_buffer("frequencies", scale * max_period**-frequencies, persistent=False)
+            raise ValueError(f"channels={channels}: cos and sin need an even number of them, at least 2")
+        if max_period < 1:
+            raise ValueError(f"max_period={max_period}: it must be >= 1")
+        self.channels, self.scale, self.max_period = channels, scale, max_period
 
     def forward(self, c: Tensor) -> Tensor:
-        """c (B,) -> (B, channels)."""
-        angle = c.float()[:, None] * self.frequencies
+        """c (B,) -> (B, channels) in the precision of c, float32 at least."""
+        half = self.channels // 2
+        dtype = torch.promote_types(c.dtype, torch.float32)
+        exponents = torch.arange(half, device=c.device, dtype=dtype) * (-math.log(self.max_period) / half)
+        angle = c.to(dtype)[:, None] * (self.scale * exponents.exp())
+        return torch.cat([angle.cos(), angle.sin()], dim=1)
+
+
+class FourierEmbedding(nn.Module):
+    """cos and sin of `2 pi b c` at fixed random frequencies b ~ N(0, scale^2) (Tancik et al. 2020, arXiv 2006.10739).
+
+    NCSN++ has scale 16, which makes consistency training unstable; 0.02 does not (arXiv 2410.11081, sec. 4.1).
+
+    Args:
+        channels: size of the embedding, even.
+        scale: standard deviation of the frequencies.
+
+    Raises:
+        ValueError: `channels` is odd.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, channels: int, scale: float = 0.02):
+        super().__init__()
+        if channels < 2 or channels % 2:
+            raise ValueError(f"channels={channels}: cos and sin need an even number of them, at least 2")
+        self.register_buffer("frequencies", 2 * math.pi * scale * torch.randn(channels // 2))
+
+    def forward(self, c: Tensor) -> Tensor:
+        """c (B,) -> (B, channels) in the precision of c, float32 at least."""
+        angle = c.to(torch.promote_types(c.dtype, torch.float32))[:, None] * self.frequencies
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
@@ -47,6 +83,7 @@ class LevelEmbedding(nn.Module):
         num_classes: 0 for none.
         bidirectional: whether there is a target level.
         scale, max_period: of the positional embedding.
+        fourier_scale: of a random Fourier embedding in its place; None for the positional one.
     """
 
     def __init__(
@@ -57,17 +94,26 @@ class LevelEmbedding(nn.Module):
         bidirectional: bool = False,
         scale: float = 1.0,
         max_period: float = 10_000.0,
+        fourier_scale: float | None = None,
     ):
         super().__init__()
+        if num_classes < 0:
+            raise ValueError(f"num_classes={num_classes}: 0 for an unconditional network, else the number of classes")
         self.num_classes, self.bidirectional = num_classes, bidirectional
-        self.position = PositionalEmbedding(channels, scale, max_period)
+        self.position: nn.Module = (
+            PositionalEmbedding(channels, scale, max_period)
+            if fourier_scale is None
+            else FourierEmbedding(channels, fourier_scale)
+        )
         self.noise_mlp = _mlp(channels, out_channels)
         if bidirectional:
             self.target_mlp = _mlp(channels, out_channels)
             self.join = nn.Linear(2 * out_channels, out_channels, bias=False)
             self.reset_join()
         if num_classes:
-            self.label_weight = nn.Linear(num_classes, out_channels, bias=False)
+            self.label = nn.Embedding(num_classes, out_channels)
+            # near the size of a fresh MLP_t's output, so that neither drowns the other
+            nn.init.normal_(self.label.weight, std=0.2)
 
     @torch.no_grad()
     def reset_join(self) -> None:
@@ -76,7 +122,7 @@ class LevelEmbedding(nn.Module):
         self.join.weight.copy_(torch.cat([eye, torch.zeros_like(eye)], dim=1))
 
     def forward(self, c_noise: Tensor, label: Tensor | None, c_target: Tensor | None) -> Tensor:
-        """c_noise, c_target and label (B,) -> (B, out_channels)."""
+        """c_noise, c_target (B,) and label (B,) in [0, num_classes) -> (B, out_channels)."""
         if self.bidirectional != (c_target is not None):
             need = "needs" if self.bidirectional else "takes no"
             raise ValueError(f"this network {need} c_target: it was built with bidirectional={self.bidirectional}")
@@ -89,25 +135,35 @@ class LevelEmbedding(nn.Module):
         if c_target is not None:
             embedding = self.join(torch.cat([embedding, self.target_mlp(self.position(c_target))], dim=1))
         if label is not None:
-            embedding = embedding + self.label_weight(F.one_hot(label, self.num_classes).to(embedding.dtype))
+            embedding = embedding + self.label(label)
         return embedding
 
 
-def load_unidirectional(network: nn.Module, state: dict[str, Tensor]) -> None:
+def load_unidirectional(network: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load a one-level network's weights into the bidirectional `network` of the same shape.
 
     MLP_u becomes a copy of MLP_t and W = [I; 0], as BCM's tuning does: the outputs are then the one-level network's.
 
+    Args:
+        network: with `bidirectional=True`.
+        state: the state dict of the same network with `bidirectional=False`.
+
     Raises:
-        ValueError: keys or shapes other than those of the second level differ.
+        ValueError: `network` has one level only; or keys or shapes other than those of the second level differ.
     """
-    embedding = next(m for m in network.modules() if isinstance(m, LevelEmbedding))
-    prefix = next(name for name, m in network.named_modules() if m is embedding)
+    prefix, embedding = next((name, m) for name, m in network.named_modules() if isinstance(m, LevelEmbedding))
+    if not embedding.bidirectional:
+        raise ValueError("this network was built with bidirectional=False: use load_state_dict")
     own = network.state_dict()
-    added = {key for key in own if key.startswith((f"{prefix}.target_mlp.", f"{prefix}.join."))}
-    wrong = sorted((set(own) - added) ^ set(state)) or sorted(k for k in state if own[k].shape != state[k].shape)
-    if wrong:
-        raise ValueError(f"the one-level weights do not fit this network at {', '.join(wrong[:4])}")
+    expected = {key for key in own if not key.startswith((f"{prefix}.target_mlp.", f"{prefix}.join."))}
+    faults = {
+        "missing": expected - set(state),
+        "unexpected": set(state) - expected,
+        "of another shape": {key for key in expected & set(state) if own[key].shape != state[key].shape},
+    }
+    said = [f"{fault}: {', '.join(sorted(keys)[:4])}" for fault, keys in faults.items() if keys]
+    if said:
+        raise ValueError(f"the one-level weights do not fit this network; {'; '.join(said)}")
     network.load_state_dict(state, strict=False)
     embedding.target_mlp.load_state_dict(embedding.noise_mlp.state_dict())
     embedding.reset_join()

@@ -1,6 +1,7 @@
 """A residual multilayer perceptron for 2-D data and images of a few dozen pixels."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +70,6 @@ class MLP(nn.Module):
             h = h + second(self.dropout(F.silu(first(normed))))
         return self.layer_out(self.norm_out(h)).reshape(x.shape)
 
-    def load_unidirectional(self, state: dict[str, Tensor]) -> None:
+    def load_unidirectional(self, state: Mapping[str, Tensor]) -> None:
         """Start from a network with one noise level, see `networks.embeddings.load_unidirectional`."""
         load_unidirectional(self, state)

@@ -1,12 +1,12 @@
 """The U-Net of EDM: DDPM++ for CIFAR-10, ADM for ImageNet-64, smaller ones for everything else."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from networks.blocks import ResidualBlock, SelfAttention, group_norm, zeroed
+from networks.blocks import Attended, ResidualBlock, SelfAttention, convolution, group_norm, zeroed
 from networks.embeddings import LevelEmbedding, load_unidirectional
 
 
@@ -14,10 +14,11 @@ class UNet(nn.Module):
     """Residual U-Net over noise levels (Song et al. 2021, arXiv 2011.13456; Dhariwal & Nichol 2021, arXiv 2105.05233).
 
     `UNet((3, 32, 32), channels=128, channel_mult=(2, 2, 2), num_blocks=4, attention_resolutions=(16,),
-    adaptive_scale=False, skip_scale=0.5**0.5)` has the shape of EDM's DDPM++ (56.5 M parameters against its 55.7 M: EDM
-    leaves out the attention of most blocks on the way up);
-    `UNet((3, 64, 64), 1000, channels=192, channel_mult=(1, 2, 3, 4), num_blocks=3, attention_resolutions=(32, 16, 8),
-    channels_per_head=64)` that of ADM (295.9 M).
+    adaptive_scale=False, skip_scale=0.5**0.5, skip_projection=True, attend_all_up=False)` has the shape of EDM's DDPM++
+    (55.7 M parameters); `UNet((3, 64, 64), 1000, channels=192, channel_mult=(1, 2, 3, 4), num_blocks=3,
+    attention_resolutions=(32, 16, 8), channels_per_head=64)` that of its ADM (295.9 M), and with
+    `attention_resolutions=(16, 8), adaptive_scale=False, qk_norm=True, dropout=0.2, dropout_max_resolution=16,
+    embedding_scale=1000.0` that of BCM's on ImageNet-64. The output is zero at the start.
 
     Args:
         image_shape: (C, H, W), H and W divisible by 2^(levels - 1).
@@ -25,15 +26,22 @@ class UNet(nn.Module):
         channels: of the first level.
         channel_mult: factor of the channels at each level; the resolution halves between levels.
         num_blocks: residual blocks per level on the way down, one more on the way up.
-        attention_resolutions: heights at which blocks are followed by self-attention.
+        attention_resolutions: heights at which blocks are followed by self-attention; those that do not occur say
+            nothing.
         channels_per_head: of the attention; None for one head.
-        dropout: probability in the residual blocks.
-        dropout_max_resolution: dropout only at this height and below; None for everywhere.
+        attend_middle: self-attention between the two blocks at the lowest resolution.
+        attend_all_up: on the way up, attention after every block of its level (ADM) or after the last one (DDPM++).
+        dropout: probability in the residual blocks, in [0, 1).
+        dropout_max_resolution: dropout only in blocks that receive images of this height or less; None for everywhere.
         adaptive_scale, skip_scale: as in `ResidualBlock`.
+        skip_projection: a 1x1 convolution on the skip path of the blocks that resample (DDPM++).
         qk_norm: as in `SelfAttention`.
         bidirectional: take a target level as well.
         embedding_mult: size of the level embedding over `channels`.
-        embedding_scale, embedding_max_period: of the positional embedding of c_noise.
+        embedding_scale, embedding_max_period, fourier_scale: of the embedding of c_noise, as in `LevelEmbedding`.
+
+    Raises:
+        ValueError: an argument outside these ranges.
     """
 
     def __init__(
@@ -46,58 +54,81 @@ class UNet(nn.Module):
         num_blocks: int = 4,
         attention_resolutions: Sequence[int] = (16,),
         channels_per_head: int | None = None,
+        attend_middle: bool = True,
+        attend_all_up: bool = True,
         dropout: float = 0.0,
         dropout_max_resolution: int | None = None,
         adaptive_scale: bool = True,
         skip_scale: float = 1.0,
+        skip_projection: bool = False,
         qk_norm: bool = False,
         bidirectional: bool = False,
         embedding_mult: int = 4,
         embedding_scale: float = 1.0,
         embedding_max_period: float = 10_000.0,
+        fourier_scale: float | None = None,
     ):
         super().__init__()
         image_channels, height, width = image_shape
+        for name, size in (("channels", channels), ("num_blocks", num_blocks), ("embedding_mult", embedding_mult)):
+            if size < 1:
+                raise ValueError(f"{name}={size}: it must be at least 1")
+        if not channel_mult or min(channel_mult) < 1:
+            raise ValueError(f"channel_mult={tuple(channel_mult)}: one factor of at least 1 per level")
         factor = 2 ** (len(channel_mult) - 1)
         if height % factor or width % factor:
             raise ValueError(
                 f"image_shape={tuple(image_shape)}: {len(channel_mult)} levels need sides divisible by {factor}"
             )
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout={dropout}: it must be in [0, 1)")
         embedded = channels * embedding_mult
         self.embedding = LevelEmbedding(
-            channels, embedded, num_classes, bidirectional, embedding_scale, embedding_max_period
+            channels, embedded, num_classes, bidirectional, embedding_scale, embedding_max_period, fourier_scale
         )
 
-        def block(level: int, c_in: int, resample: float = 1) -> ResidualBlock:
-            here = dropout_max_resolution is None or height >> level <= dropout_max_resolution
-            rate = dropout if here else 0.0
-            return ResidualBlock(c_in, wide[level], embedded, rate, adaptive_scale, resample, skip_scale)
+        def block(resolution: int, c_in: int, c_out: int, resample: float = 1) -> ResidualBlock:
+            here = dropout_max_resolution is None or resolution <= dropout_max_resolution
+            return ResidualBlock(
+                c_in,
+                c_out,
+                embedded,
+                dropout=dropout if here else 0.0,
+                adaptive_scale=adaptive_scale,
+                resample=resample,
+                skip_scale=skip_scale,
+                skip_projection=skip_projection and resample != 1,
+            )
 
-        def attention(level: int) -> SelfAttention:
-            return SelfAttention(wide[level], channels_per_head, qk_norm, skip_scale)
+        def attended(residual: ResidualBlock) -> Attended:
+            attention = SelfAttention(residual.conv_out.out_channels, channels_per_head, qk_norm, skip_scale)
+            return Attended(residual, attention)
 
-        wide = [channels * mult for mult in channel_mult]
-        attends = [height >> level in attention_resolutions for level in range(len(wide))]
-        self.conv_in = nn.Conv2d(image_channels, channels, 3, padding=1)
+        levels = [(height >> i, channels * mult) for i, mult in enumerate(channel_mult)]
+        self.conv_in = convolution(image_channels, channels, 3)
         skips, c = [channels], channels
-        self.down, self.up = nn.ModuleList(), nn.ModuleList()
-        for level in range(len(wide)):
-            if level:
-                self.down.append(nn.ModuleList([ResidualBlock(c, c, embedded, 0.0, adaptive_scale, 0.5, skip_scale)]))
+        self.down, self.up, self.takes_skip = nn.ModuleList(), nn.ModuleList(), list[bool]()
+        for i, (resolution, wide) in enumerate(levels):
+            if i:
+                self.down.append(block(2 * resolution, c, c, resample=0.5))
                 skips.append(c)
             for _ in range(num_blocks):
-                self.down.append(nn.ModuleList([block(level, c), *([attention(level)] if attends[level] else [])]))
-                c = wide[level]
+                residual = block(resolution, c, wide)
+                self.down.append(attended(residual) if resolution in attention_resolutions else residual)
+                c = wide
                 skips.append(c)
-        bottom = len(wide) - 1
-        self.middle = nn.ModuleList([block(bottom, c), attention(bottom), block(bottom, c)])
-        for level in reversed(range(len(wide))):
-            if level < bottom:
-                self.up.append(nn.ModuleList([ResidualBlock(c, c, embedded, 0.0, adaptive_scale, 2, skip_scale)]))
-            for _ in range(num_blocks + 1):
-                layers = [block(level, c + skips.pop()), *([attention(level)] if attends[level] else [])]
-                self.up.append(nn.ModuleList(layers))
-                c = wide[level]
+        residual = block(resolution, c, c)
+        self.middle = nn.ModuleList([attended(residual) if attend_middle else residual, block(resolution, c, c)])
+        for i, (resolution, wide) in reversed(list(enumerate(levels))):
+            if i < len(levels) - 1:
+                self.up.append(block(resolution // 2, c, c, resample=2))
+                self.takes_skip.append(False)
+            for j in range(num_blocks + 1):
+                residual = block(resolution, c + skips.pop(), wide)
+                attend = resolution in attention_resolutions and (attend_all_up or j == num_blocks)
+                self.up.append(attended(residual) if attend else residual)
+                self.takes_skip.append(True)
+                c = wide
         self.norm_out = group_norm(c)
         self.conv_out = zeroed(nn.Conv2d(c, image_channels, 3, padding=1))
 
@@ -108,22 +139,15 @@ class UNet(nn.Module):
         embedding = F.silu(self.embedding(c_noise, label, c_target))
         x = self.conv_in(x)
         skips = [x]
-        for layers in self.down:
-            x = self._apply(layers, x, embedding)
+        for block in self.down:
+            x = block(x, embedding)
             skips.append(x)
-        x = self._apply(self.middle, x, embedding)
-        for layers in self.up:
-            if layers[0].resample == 1:
-                x = torch.cat([x, skips.pop()], dim=1)
-            x = self._apply(layers, x, embedding)
+        for block in self.middle:
+            x = block(x, embedding)
+        for block, takes_skip in zip(self.up, self.takes_skip, strict=True):
+            x = block(torch.cat([x, skips.pop()], dim=1) if takes_skip else x, embedding)
         return self.conv_out(F.silu(self.norm_out(x)))
 
-    @staticmethod
-    def _apply(layers: nn.ModuleList, x: Tensor, embedding: Tensor) -> Tensor:
-        for layer in layers:
-            x = layer(x, embedding) if isinstance(layer, ResidualBlock) else layer(x)
-        return x
-
-    def load_unidirectional(self, state: dict[str, Tensor]) -> None:
+    def load_unidirectional(self, state: Mapping[str, Tensor]) -> None:
         """Start from a network with one noise level, see `networks.embeddings.load_unidirectional`."""
         load_unidirectional(self, state)
