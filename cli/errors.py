@@ -12,8 +12,8 @@ from typing import Any
 
 PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules", "main", "networks")
 """Top-level packages whose ValueErrors are written for the user."""
-# torch refuses a learning rate of -1 in its own words, and they are good ones
-TRUSTED = (*PROJECT, "torch.optim")
+# torch refuses a learning rate of -1, and Lightning an accelerator it does not know, in words that are good enough
+TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))
 
 
 class UsageError(ValueError):
@@ -117,10 +117,12 @@ def explain_parsing(error: BaseException, options: Iterable[str]) -> str:
             names = re.sub(r"\b(fit|validate|test)[.]", "", names).replace(",", " and")
             return f"{names} must be given: use --config FILE, e.g. configs/bcm.yaml, or --ckpt_path FILE"
         return f"{at}{owner} needs {names}"
-    if match := re.search(r"Importing '([^']+)' is not allowed", reason):
-        package = match[1].split(".")[0]
+    if match := re.search(r"Importing '([^']+)' is not allowed, denied by the '([^']+)'", reason):
+        if match[2] != "*":
+            return f"{at}{match[1]} may not stand in a config: it runs code from elsewhere"
         near = did_you_mean(match[1], known_classes().values())
-        return f"{at}{match[1]} is outside the allowed packages{near or f' (--allow-import {package} allows it)'}"
+        allow = f" (--allow-import {match[1].split('.')[0]} allows it)"
+        return f"{at}{match[1]} is outside the allowed packages{near or allow}"
     if match := re.search(r"File does not exist: '([^']+)'", reason):
         path = Path(match[1])
         near = did_you_mean(path.name, (p.name for p in path.parent.glob("*.yaml")))
@@ -129,13 +131,11 @@ def explain_parsing(error: BaseException, options: Iterable[str]) -> str:
         if "/" in match[1] or match[1].endswith((".yaml", ".yml", ".json")):
             return f"{at}there is no file {match[1]} (relative to the config that names it)"
         return f"{at}there is no class {match[1]}{_nearest_class(match[1])}"
-    if match := re.search(r"module '([^']+)' has no attribute '([^']+)'", reason):
-        return f"{at}there is no class {match[1]}.{match[2]}{_nearest_class(match[2])}"
-    if isinstance(chain[-1], ModuleNotFoundError):
-        return f"{at}{reason}{_nearest_class(owner.rpartition('.')[2]) if owner else ''}"
-    if match := re.search(r"Expected a <class '[^']+'>(?:\. Got value: (.*))?", reason, re.S):
+    if isinstance(chain[-1], AttributeError | ModuleNotFoundError) and owner:
+        return f"{at}there is no class {owner}{_nearest_class(owner)}"
+    if match := re.search(r"Expected a (?:<class|typing)[^.]*(?:\. Got value: (.*))?", reason, re.S):
         return f"{at}{_expected(chain)} expected{f', not {match[1]}' if match[1] else ''}"
-    return f"{at}{re.sub(r'[.] Got value: .*', '', reason, flags=re.S)}"
+    return f"{at}{_plain(re.sub(r'[.] Got value: .*', '', reason, flags=re.S))}"
 
 
 def _keys(chain: list[BaseException]) -> Iterator[str]:
@@ -166,9 +166,15 @@ def _expected(chain: list[BaseException]) -> str:
     """The type that a value should have had, in words."""
     for cause in chain[-2:]:
         if match := re.search(r"Subtypes: \[(.*)\]", str(cause)):
-            return re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", match[1]).replace(", ", " or ")
-    match = re.search(r"Expected a <class '(?:\w+\.)*(\w+)'>", str(chain[-1]))
-    return match[1] if match else "another value"
+            return _plain(re.sub(r", (?![^\[]*\])", " or ", match[1]))
+    match = re.search(r"Expected a (<class '[^']+'>)", str(chain[-1]))
+    return _plain(match[1]) if match else "another value"
+
+
+def _plain(text: str) -> str:
+    """Types as a user writes them: int for <class 'int'>."""
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text)
+    return text.replace("NoneType", "null").replace("typing.", "").replace("Literal", "one of ")
 
 
 def _parameters(class_path: str | None) -> list[str]:
@@ -190,9 +196,10 @@ def known_classes() -> dict[str, str]:
         root = importlib.import_module(package)
         submodules = [f"{package}.{m.name}" for m in pkgutil.iter_modules(root.__path__)]
         for name in [*submodules, package]:  # the package last: its own name for a class is the shortest
-            for attribute, value in vars(importlib.import_module(name)).items():
-                if inspect.isclass(value) and value.__module__.startswith(package) and not attribute.startswith("_"):
-                    classes[attribute] = f"{name}.{attribute}"
+            with suppress(ImportError):
+                for attribute, value in vars(importlib.import_module(name)).items():
+                    if inspect.isclass(value) and value.__module__.startswith(package) and attribute[0] != "_":
+                        classes[attribute] = f"{name}.{attribute}"
     return classes
 
 

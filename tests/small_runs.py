@@ -1,0 +1,55 @@
+"""Small runs for the tests of the command line: a network of a few thousand parameters on the embedded digits."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from main import main
+
+GAP = {"class_path": "diffusion.weightings.InverseGap"}
+PAIRS = {
+    "class_path": "diffusion.pairs.GridPairs",
+    "init_args": {"steps": {"class_path": "diffusion.curricula.DoublingSteps", "init_args": {"s0": 4, "s1": 16}}},
+}
+CONSISTENCY = {"pairs": PAIRS, "distance": {"class_path": "diffusion.distances.PseudoHuber"}, "weight": GAP}
+MODULES: dict[str, dict[str, Any]] = {
+    "BCMModule": {**CONSISTENCY, "target_weight": GAP},
+    "CTModule": CONSISTENCY,
+    "DiffusionModule": {"levels": {"class_path": "diffusion.levels.LogNormal"}},
+}
+
+
+def config(module: str = "BCMModule", images: int = 512, **init_args: Any) -> dict[str, Any]:
+    """A run of `images` images in batches of 64, three checkpoints on the way."""
+    network = {"width": 16, "depth": 1, "embedding_channels": 8, "bidirectional": module == "BCMModule"}
+    return {
+        "seed_everything": 1,
+        "model": {
+            "class_path": f"lightning_modules.{module}",
+            "init_args": {
+                "network": {"class_path": "networks.MLP", "init_args": network},
+                "total_images": images,
+                "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3, "fused": True}},
+                **MODULES[module],
+                **init_args,
+            },
+        },
+        "data": {"class_path": "datamodules.DigitsDataModule", "init_args": {"batch_size": 64}},
+        "trainer": {"accelerator": "cpu", "devices": 1},
+        "checkpoints": {"every_n_images": images // 4},
+        "scores": {"steps": [1], "num_images": 20},
+        "grids": {"seeds": 4, "steps": [1]},
+    }
+
+
+def fit(folder: Path, content: dict[str, Any] | None = None, *options: str, name: str = "small") -> Path:
+    """Train in process and return the run's directory."""
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(content or config()))
+    before = set(folder.glob("runs/*/*"))
+    code = main(
+        ["fit", "--config", str(folder / f"{name}.yaml"), f"--trainer.default_root_dir={folder}/runs", *options]
+    )
+    assert code == 0
+    (new,) = set(folder.glob("runs/*/*")) - before
+    return new
