@@ -70,7 +70,8 @@ class TrainingCurves(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         self.interval.resume(trainer, pl_module)
         device, denoiser = pl_module.device, pl_module.denoiser
-        self.means, self.by_level = self.means.to(device), self.by_level.to(device)
+        # copies: spawned processes get the tensors of a callback in memory that they share
+        self.means, self.by_level = self.means.to(device, copy=True), self.by_level.to(device, copy=True)
         low, high = math.log(denoiser.sigma_min), math.log(denoiser.sigma_max)
         self.edges = torch.linspace(low, high, self.levels + 1, device=device)
         self.charted = None

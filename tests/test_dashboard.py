@@ -2,141 +2,23 @@
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
+from dashboard_runs import BATCH, TOTAL, Record, Stream, TinyData, TinyNetwork, bcm, fit, pictures, scalars
+from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.hparams import api_pb2
-from tensorboard.plugins.hparams import metadata as hparams_metadata
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.curricula import DoublingSteps, SquareRootSteps, TargetRate
-from diffusion.distances import PseudoHuber, SquaredL2
-from diffusion.levels import LogNormal
+from diffusion.distances import SquaredL2
 from diffusion.pairs import GridPairs
-from diffusion.weightings import ConstantGap, InverseGap
+from diffusion.weightings import ConstantGap
 from evaluation.dashboard import RunSummary, SampleGrids, TrainingCurves
-from evaluation.dashboard_run import flatten
-from lightning_modules import BCMModule, CTModule, DiffusionModule
-
-BATCH, TOTAL = 8, 96
-NAMES = ["1_evaluation", "2_evaluations", "4_evaluations"]
-
-
-class TinyNetwork(nn.Module):
-    """One hidden layer on the pixels and both levels."""
-
-    def __init__(self, image_shape: tuple[int, int, int], num_classes: int):
-        super().__init__()
-        size = math.prod(image_shape)
-        self.layers = nn.Sequential(nn.Linear(size + 2, 16), nn.SiLU(), nn.Linear(16, size))
-        self.embedding = nn.Embedding(max(num_classes, 1), 16)
-
-    def forward(
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_target: Tensor | None = None
-    ) -> Tensor:
-        levels = torch.stack([c_noise, c_noise if c_target is None else c_target], 1)
-        hidden = self.layers[0](torch.cat([x.flatten(1), levels], 1))
-        if label is not None:
-            hidden = hidden + self.embedding(label)
-        return self.layers[2](self.layers[1](hidden)).view_as(x)
-
-
-class Stream(torch.utils.data.IterableDataset):
-    """Endless batches, each a function of the images seen before it."""
-
-    def __init__(self, images_seen: int, image_shape: tuple[int, int, int]):
-        self.images_seen, self.image_shape = images_seen, image_shape
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            g = torch.Generator().manual_seed(self.images_seen)
-            yield torch.rand(BATCH, *self.image_shape, generator=g) * 2 - 1, torch.randint(0, 3, (BATCH,), generator=g)
-            self.images_seen += BATCH
-
-
-class TinyData(LightningDataModule):
-    """Random images, or points."""
-
-    def __init__(self, image_shape: tuple[int, int, int] = (1, 4, 4)):
-        super().__init__()
-        self.save_hyperparameters()
-        self.image_shape = image_shape
-
-    def train_dataloader(self) -> torch.utils.data.DataLoader:
-        stream = Stream(self.trainer.lightning_module.images_seen, self.image_shape)
-        return torch.utils.data.DataLoader(stream, batch_size=None)
-
-    def uint8_images(self, split: str) -> tuple[Tensor, Tensor]:
-        assert split == "test"
-        g = torch.Generator().manual_seed(1)
-        images = torch.randint(0, 256, (40, *self.image_shape), generator=g, dtype=torch.uint8)
-        return images, torch.arange(40) % 3
-
-
-class Record(Callback):
-    """What every training step gave, by the images seen before it; optionally breaks the run off."""
-
-    def __init__(self, break_at: int | None = None):
-        self.steps: list[tuple[int, dict]] = []
-        self.norms: list[float] = []
-        self.break_at = break_at
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
-        if pl_module.images_seen == self.break_at:
-            raise RuntimeError("broken off")
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, batch_idx: int) -> None:
-        self.steps.append((batch_idx * BATCH, outputs))
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer) -> None:
-        squares = [p.grad.square().sum() for p in pl_module.denoiser.parameters() if p.grad is not None]
-        self.norms.append(float(torch.stack(squares).sum().sqrt()))
-
-
-def bcm(image_shape: tuple[int, int, int] = (1, 4, 4), **kwargs) -> BCMModule:
-    """A small BCM with the defaults of the paper."""
-    seed_everything(3, verbose=False)
-    options = dict(pairs=GridPairs(DoublingSteps(4, 32)), distance=PseudoHuber(), total_images=TOTAL)
-    options |= dict(weight=InverseGap(), target_weight=InverseGap(), optimizer=partial(torch.optim.Adam, lr=1e-3))
-    return BCMModule(TinyNetwork, image_shape, **(options | kwargs))
-
-
-def fit(
-    folder: Path, module: LightningModule, *callbacks: Callback, data: LightningDataModule | None = None, **kwargs
-) -> Path:
-    """Train to the end with a TensorBoardLogger; the event files are in the folder that is returned."""
-    logger = TensorBoardLogger(folder, name="", version="", default_hp_metric=False)
-    options = dict(accelerator="cpu", enable_progress_bar=False, enable_model_summary=False, max_epochs=-1)
-    options["enable_checkpointing"] = any(isinstance(c, ModelCheckpoint) for c in callbacks)
-    ckpt_path = kwargs.pop("ckpt_path", None)
-    trainer = Trainer(logger=logger, callbacks=list(callbacks), **(options | kwargs))
-    trainer.fit(module, datamodule=data or TinyData(module.image_shape), ckpt_path=ckpt_path, weights_only=False)
-    return folder
-
-
-def read(folder: Path) -> EventAccumulator:
-    """All events of a folder."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0, "tensors": 0})
-    events.Reload()
-    return events
-
-
-def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """Points (images seen, value) of each tag."""
-    events = read(folder)
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
-
-
-def pictures(folder: Path) -> dict[str, list[tuple[int, int, int]]]:
-    """(images seen, height, width) of the pictures of each tag."""
-    events = read(folder)
-    return {tag: [(e.step, e.height, e.width) for e in events.Images(tag)] for tag in events.Tags()["images"]}
+from lightning_modules import BCMModule, CTModule
 
 
 def test_points_stand_at_images_seen_and_are_means_since_the_last(tmp_path: Path) -> None:
@@ -198,7 +80,7 @@ def test_values_that_are_not_finite_count_as_skipped_and_in_no_mean(tmp_path: Pa
 
     class BrokenData(TinyData):
         def train_dataloader(self) -> torch.utils.data.DataLoader:
-            return torch.utils.data.DataLoader(Broken(0, self.image_shape), batch_size=None)
+            return torch.utils.data.DataLoader(Broken(self.trainer, self.image_shape), batch_size=None)
 
     record = Record()
     points = scalars(fit(tmp_path, bcm(), TrainingCurves(every_n_images=24), record, data=BrokenData()))
@@ -255,93 +137,6 @@ def test_a_dashboard_changes_nothing_in_a_run(tmp_path: Path) -> None:
         assert torch.equal(value, watched.state_dict()[name]), name
 
 
-def test_grids_of_samples_and_inversions(tmp_path: Path) -> None:
-    module = bcm()
-    fit(tmp_path, module, SampleGrids(every_n_images=40, seeds=20, min_side=12))
-    found, points = pictures(tmp_path), scalars(tmp_path)
-    drawn = [40, 80, 96]
-    assert set(found) == {"real/training_data"} | {f"ema_samples/{n}" for n in NAMES} | {
-        f"inversion/{n}" for n in NAMES[:2]
-    }
-    assert found["real/training_data"] == [(0, 14 + 2, 8 * 14 + 2)]  # a batch of 8
-    for name in NAMES:  # 20 images of 4x4 pixels, three times enlarged, in 3 rows of 8
-        assert found[f"ema_samples/{name}"] == [(step, 3 * 14 + 2, 8 * 14 + 2) for step in drawn]
-    for name in NAMES[:2]:  # 16 of them, twice in 3 rows of 8: real, noise, regenerated
-        assert found[f"inversion/{name}"] == [(step, 6 * 14 + 2, 8 * 14 + 2) for step in drawn]
-        assert [step for step, _ in points[f"inversion_error/{name}"]] == drawn
-        assert [step for step, _ in points[f"inversion_noise_ratio/{name}"]] == drawn
-
-
-def test_numbers_of_steps_that_a_method_refuses_are_left_out(tmp_path: Path) -> None:
-    module = DiffusionModule(TinyNetwork, (1, 4, 4), LogNormal(-1.2, 1.2), TOTAL)
-    fit(tmp_path, module, SampleGrids(every_n_images=48, seeds=4))
-    assert set(pictures(tmp_path)) == {"real/training_data", "ema_samples/1_evaluation"}
-
-
-def test_a_conditional_model_has_a_class_in_each_column(tmp_path: Path) -> None:
-    asked = []
-
-    class Asked(BCMModule):
-        def sample(self, noise, steps=1, label=None):
-            asked.append(label)
-            return super().sample(noise, steps, label)
-
-    options = dict(pairs=GridPairs(DoublingSteps(4, 32)), distance=PseudoHuber(), total_images=TOTAL)
-    options |= dict(weight=InverseGap(), target_weight=InverseGap(), num_classes=3)
-    fit(tmp_path, Asked(TinyNetwork, (1, 4, 4), **options), SampleGrids(seeds=7, steps=(1,), min_side=4))
-    assert all(label.tolist() == [0, 1, 2, 0, 1, 2, 0] for label in asked)
-    steps = [step for step, _, _ in pictures(tmp_path)["ema_samples/1_evaluation"]]
-    assert steps == [16, 24, 40, 48, 64, 72, 88, 96]  # an eighth of the run is a step and a half
-    assert pictures(tmp_path)["ema_samples/1_evaluation"][0][1:] == (3 * 6 + 2, 3 * 6 + 2)
-
-
-def test_points_in_the_plane_are_scattered(tmp_path: Path) -> None:
-    fit(tmp_path, bcm((2, 1, 1)), SampleGrids(every_n_images=TOTAL, steps=(1,)))
-    found = pictures(tmp_path)
-    assert set(found) == {"real/training_data", "ema_samples/1_evaluation"} | {f"inversion/{n}" for n in NAMES[:2]}
-    (step, height, width), (_, _, wide) = found["ema_samples/1_evaluation"][0], found["inversion/1_evaluation"][0]
-    assert step == TOTAL and wide == 2 * width and height > 300
-
-
-def test_configuration_and_hyperparameters(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("model:\n  total_images: 96\n")
-    fit(tmp_path, bcm(), TrainingCurves(24), RunSummary())
-    events = read(tmp_path)
-    text = events.Tensors("config/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert text == "    model:\n      total_images: 96\n"
-    content = events.SummaryMetadata(hparams_metadata.SESSION_START_INFO_TAG).plugin_data.content
-    values = hparams_metadata.parse_session_start_info_plugin_data(content).hparams
-    assert values["method"].string_value == "BCMModule"
-    assert values["pairs.steps.s1"].number_value == 32
-    assert values["data.image_shape"].string_value == "(1, 4, 4)"
-    assert values["optimizer"].string_value == "Adam" and values["optimizer.lr"].number_value == 1e-3
-    content = events.SummaryMetadata(hparams_metadata.SESSION_END_INFO_TAG).plugin_data.content
-    assert hparams_metadata.parse_session_end_info_plugin_data(content).status == api_pb2.STATUS_SUCCESS
-
-
-def test_objects_and_their_configuration_flatten_to_the_same_values() -> None:
-    config = {
-        "pairs": {
-            "class_path": "diffusion.pairs.GridPairs",
-            "init_args": {
-                "steps": {"class_path": "diffusion.curricula.DoublingSteps", "init_args": {"s0": 4, "s1": 32}},
-                "levels": {"class_path": "diffusion.levels.LogNormal", "init_args": {"mean": -1.1, "std": 2.0}},
-                "target_levels": None,
-                "rho": 7.0,
-                "reach_top": True,
-            },
-        },
-        "_class_path": "lightning_modules.BCMModule",
-    }
-    expect = {"pairs": "GridPairs", "pairs.steps": "DoublingSteps", "pairs.steps.s0": 4, "pairs.steps.s1": 32}
-    expect |= {"pairs.levels": "LogNormal", "pairs.levels.mean": -1.1, "pairs.levels.std": 2.0}
-    expect |= {"pairs.target_levels": "None", "pairs.rho": 7.0, "pairs.reach_top": True}
-    assert dict(flatten(config)) == expect
-    assert dict(flatten({"pairs": GridPairs(DoublingSteps(4, 32), LogNormal(-1.1, 2.0))})) == expect
-    assert dict(flatten({"make": torch.optim.Adam})) == {"make": "Adam"}
-    assert dict(flatten({"make": partial(torch.optim.Adam, lr=0.1)})) == {"make": "Adam", "make.lr": 0.1}
-
-
 def test_what_validation_keeps_from_the_logger_stands_at_images_seen(tmp_path: Path) -> None:
     class Validated(BCMModule):
         def validation_step(self, batch, batch_idx: int) -> None:
@@ -352,12 +147,33 @@ def test_what_validation_keeps_from_the_logger_stands_at_images_seen(tmp_path: P
         def val_dataloader(self) -> torch.utils.data.DataLoader:
             return self.train_dataloader()
 
-    options = dict(pairs=GridPairs(DoublingSteps(4, 32)), distance=PseudoHuber(), total_images=TOTAL)
-    module = Validated(TinyNetwork, (1, 4, 4), weight=InverseGap(), target_weight=InverseGap(), **options)
     often = dict(val_check_interval=4, limit_val_batches=1, check_val_every_n_epoch=None)
-    points = scalars(fit(tmp_path, module, TrainingCurves(), data=ValidatedData(), **often))
+    points = scalars(fit(tmp_path, bcm(method=Validated), TrainingCurves(), data=ValidatedData(), **often))
     assert points["val/loss"] == [(32, 2.5), (64, 2.5), (96, 2.5)]
     assert len(points["val/other"]) == 3
+
+
+def test_a_step_does_not_wait_for_the_device() -> None:
+    curves = TrainingCurves()
+    curves.means, curves.edges = curves.means.to("meta"), curves.edges.to("meta")
+    logger = TensorBoardLogger("nowhere")
+    logger._experiment = SimpleNamespace()
+    guard = SimpleNamespace(grad_norm=torch.zeros((), device="meta"))
+    trainer = SimpleNamespace(loggers=[logger], callbacks=[guard], accumulate_grad_batches=1)
+    sigma = torch.ones(4, device="meta")  # a tensor without values: whoever asks for one fails
+    outputs = {"loss": sigma.mean(), "sigma": sigma, "terms": {"a": sigma, "b": sigma}}
+    curves.on_train_batch_end(trainer, None, outputs, None, 0)
+    assert curves.by_level.shape == (2, 2, 8) and curves.by_level.is_meta
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_points_of_one(tmp_path: Path) -> None:
+    one = scalars(fit(tmp_path / "one", bcm(), TrainingCurves(24)))
+    options = dict(devices=2, strategy="ddp_spawn", use_distributed_sampler=False)
+    two = scalars(fit(tmp_path / "two", bcm(), TrainingCurves(24), SampleGrids(48, seeds=4), RunSummary(), **options))
+    one.pop("train/images_per_second")
+    for tag, points in one.items():
+        assert two[tag] == [(step, pytest.approx(value, rel=1e-4)) for step, value in points], tag
 
 
 @pytest.mark.parametrize(
