@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from evaluation.distances import frechet_distance, inception_score, kernel_distance, moments, precision_recall
-from evaluation.features import Features
+from evaluation.features import FeatureNetwork, Features
 
 WEIGHTS = Path(__file__).parent / "weights"
 DIGITS = WEIGHTS / "digits.safetensors"
@@ -85,7 +85,7 @@ def read(logits: Tensor) -> Reading:
     )
 
 
-class ClassifierFeatures(nn.Module):
+class ClassifierFeatures(FeatureNetwork):
     """A shipped classifier as a feature network, its features standardised by the real training split.
 
     Args:

@@ -1,11 +1,11 @@
 """Feature networks: what turns uint8 images into the features and logits that scores are made of."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from evaluation.gather import gather_strided, strided
 
@@ -38,7 +38,7 @@ class Features:
         return self.shuffled().first(n) if n < len(self) else self
 
 
-class FeatureNetwork(Protocol):
+class FeatureNetwork(nn.Module, ABC):
     """A network that judges images, and the scores that are named after it."""
 
     name: str
@@ -48,24 +48,27 @@ class FeatureNetwork(Protocol):
     resize: str
     """How images reach its input size, in words."""
 
-    def to(self, device: torch.device | str) -> object:
-        """Move the weights."""
-
+    @abstractmethod
     def extract(self, images: Tensor) -> Features:
         """Features of images (B, C, H, W) uint8 on the network's device."""
 
+    @abstractmethod
     def check(self, real: Features, label: Tensor | None) -> None:
-        """Refuse to judge data that the network cannot read."""
+        """Raise ValueError if the network cannot read real images (N) with labels (N,)."""
 
+    @abstractmethod
     def default_images(self, reference: int) -> int:
         """How many images to generate when nobody says, given the size of the training split."""
 
+    @abstractmethod
     def compared(self, judged: int, reference: int) -> tuple[int, int]:
         """How many of the judged and of the reference images enter the distances."""
 
+    @abstractmethod
     def scores_alone(self, judged: Features, label: Tensor | None = None) -> dict[str, float]:
         """Scores that need no reference; `label` (N,) are the classes that were asked for."""
 
+    @abstractmethod
     def scores_against(
         self, judged: Features, reference: Features, device: torch.device | str = "cpu"
     ) -> dict[str, float]:

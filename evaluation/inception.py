@@ -6,7 +6,7 @@ import pickle
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from evaluation.distances import (
     frechet_distance,
@@ -15,7 +15,7 @@ from evaluation.distances import (
     moments,
     precision_recall,
 )
-from evaluation.features import Features
+from evaluation.features import FeatureNetwork, Features
 
 FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's file; its name ends in the first eight digits of the file's SHA-256."""
@@ -40,7 +40,7 @@ def find_weights(path: str | Path | None = None) -> Path:
     return cached
 
 
-class InceptionFeatures(nn.Module):
+class InceptionFeatures(FeatureNetwork):
     """torch-fidelity's "inception-v3-compat": 2048 features before the last layer, and logits without its bias.
 
     Note: torch-fidelity would unpickle a local file without restriction and a missing one it would download. So the

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -17,48 +18,61 @@ def _cell(value: float | None, form: str = ".4g") -> str:
     return "" if value is None else format(value, form)
 
 
-def scores_table(scores: Sequence[Score]) -> Table:
-    """One row per score, its protocol's numbers first; what the rows share stands in the caption."""
-    table = Table(title="Scores", caption=scores[0].protocol.describe(), caption_justify="left")
-    names = list(dict.fromkeys(name for score in scores for name in score.values if "/" not in name))
-    for name in ("images", "NFE", "ms/image", "against", "N", "N ref", *names):
-        table.add_column(name, justify="left" if name in ("images", "against") else "right")
+def _table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
+    """A table without rows that fits 80 columns: long names are broken before their underscores."""
+    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name.replace("_", "\n_"), justify="right")
+    return table
+
+
+def distances_table(scores: Sequence[Score]) -> Table:
+    """One row per score: what depends on a reference, and the numbers of images on both sides."""
+    table = _table("Distances to real images", ("images", "against"), ("N", *scores[0].distances))
     for score in scores:
-        protocol, source = score.protocol, score.protocol.source
+        protocol = score.protocol
+        numbers = sorted({protocol.images, protocol.reference_images})
+        cells = [_cell(value) for value in score.distances.values()]
+        table.add_row(protocol.source.name, protocol.reference, ", ".join(map(str, numbers)), *cells)
+    return table
+
+
+def alone_table(scores: Sequence[Score]) -> Table:
+    """One row per source: what needs no reference, evaluations and time."""
+    names = [name for name in scores[0].alone if "/" not in name]
+    table = _table("Images alone", ("images",), ("N", "NFE", "ms each", *names), scores[0].protocol.describe())
+    for source, score in {score.protocol.source: score for score in scores}.items():
         milliseconds = None if source.seconds_per_image is None else 1000 * source.seconds_per_image
         table.add_row(
             source.name,
+            str(score.protocol.images_alone),
             _cell(source.nfe, "g"),
             _cell(milliseconds, ".3g"),
-            protocol.reference,
-            str(protocol.images),
-            str(protocol.reference_images),
-            *(_cell(score.values.get(name)) for name in names),
+            *(_cell(score.alone.get(name)) for name in names),
         )
     return table
 
 
 def shares_table(scores: Sequence[Score]) -> Table:
     """Share of each class (the values named `share_*/class`), one row per source."""
-    table = Table(title="Classes read, in %")
-    names = [name for name in scores[0].values if "/" in name]
-    table.add_column("images")
-    for name in names:
-        table.add_column(name.rpartition("/")[2], justify="right")
+    names = [name for name in scores[0].alone if "/" in name]
+    table = _table("Classes read, in %", ("images",), [name.rpartition("/")[2] for name in names])
     for source, score in {score.protocol.source: score for score in scores}.items():
-        table.add_row(source.name, *(_cell(100 * score.values[name], ".1f") for name in names))
+        table.add_row(source.name, *(_cell(100 * score.alone[name], ".3g") for name in names))
     return table
 
 
 def inversion_table(scores: Sequence[InversionScore]) -> Table:
     """One row per way of inversion."""
-    table = Table(
-        title="Inversion: mean squared error per pixel on [0, 1]",
-        caption="control: denoised from the same initial noise in one evaluation, never inverted",
-        caption_justify="left",
+    table = _table(
+        "Inversion: mean squared error per pixel on [0, 1]",
+        ("levels",),
+        ("N", "NFE in", "out", "error", "control", "variance\nof data", "noise std\n/ level"),
+        "control: the same noised images denoised in one evaluation, never inverted",
     )
-    for name in ("levels", "N", "NFE in", "NFE out", "error", "control", "data variance", "noise std / level"):
-        table.add_column(name, justify="left" if name == "levels" else "right")
     for score in scores:
         table.add_row(
             " > ".join(f"{level:g}" for level in score.levels),
@@ -72,8 +86,9 @@ def inversion_table(scores: Sequence[InversionScore]) -> Table:
 def print_report(scores: Sequence[Score], inversions: Sequence[InversionScore], console: Console | None = None) -> None:
     """Print all tables."""
     console = console or Console()
-    console.print(scores_table(scores))
-    if any("/" in name for name in scores[0].values):
+    console.print(distances_table(scores))
+    console.print(alone_table(scores))
+    if any("/" in name for name in scores[0].alone):
         console.print(shares_table(scores))
     if inversions:
         console.print(inversion_table(inversions))
@@ -84,7 +99,7 @@ def scalars(scores: Sequence[Score], inversions: Sequence[InversionScore]) -> di
     values = {
         f"scores/{name}/{score.protocol.reference}_{score.protocol.source.steps}_steps": value
         for score in scores
-        for name, value in score.values.items()
+        for name, value in (score.distances | score.alone).items()
         if score.protocol.source.steps is not None and "/" not in name
     }
     for score in inversions:

@@ -16,12 +16,15 @@ QUANTISATION = "uint8 = clip(127.5 x + 128)"
 class Score:
     """Numbers by name, and how they were made."""
 
-    values: dict[str, float]
+    distances: dict[str, float]
+    """To the reference."""
+    alone: dict[str, float]
+    """Of the judged images by themselves, whatever the reference."""
     protocol: Protocol
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
-        return {"values": self.values, "protocol": self.protocol.as_dict()}
+        return {"distances": self.distances, "alone": self.alone, "protocol": self.protocol.as_dict()}
 
 
 def score(
@@ -45,8 +48,7 @@ def score(
         device: where the larger distance matrices are computed.
     """
     n, m = network.compared(len(judged), len(reference))
-    values = network.scores_alone(judged, label)
-    values |= network.scores_against(judged.first(n), reference.subset(m), device)
+    distances = network.scores_against(judged.first(n), reference.subset(m), device)
     protocol = Protocol(
         images=n,
         reference=split,
@@ -59,7 +61,7 @@ def score(
         libraries=library_versions(),
         source=source,
     )
-    return Score(values, protocol)
+    return Score(distances, network.scores_alone(judged, label), protocol)
 
 
 def floors(network: FeatureNetwork, train: Features, test: Features, device: torch.device | str = "cpu") -> list[Score]:

@@ -58,7 +58,8 @@ def test_scores_tell_real_from_worse(digits):
     images, train = splits["test"][0], features["train"]
 
     def scored(images):
-        values = score(judge, extract(judge, images), train, Source("test"), "train").values
+        result = score(judge, extract(judge, images), train, Source("test"), "train")
+        values = result.distances | result.alone
         return {name: values[f"{name}_digits"] for name in ("fd", "kd", "cs", "precision", "recall", "confident")}
 
     generator = torch.Generator().manual_seed(0)
@@ -79,7 +80,9 @@ def test_numbers_are_equal_on_both_sides_and_named_by_the_classifier(digits):
     judge, _, features = digits
     result = score(judge, features["test"], features["train"], Source("test"), "train")
     assert (result.protocol.images, result.protocol.reference_images) == (360, 360)
-    assert all("_digits" in name and not name.startswith(("fid", "kid", "is")) for name in result.values)
+    assert all(
+        "_digits" in name and not name.startswith(("fid", "kid", "is")) for name in result.distances | result.alone
+    )
     assert result.protocol.features_sha256 == judge.sha256
     assert judge.default_images(1437) == 2000
 
@@ -88,7 +91,7 @@ def test_floor_rows_compare_real_with_real(digits):
     judge, _, features = digits
     test, half = floors(judge, features["train"], features["test"])
     assert (test.protocol.images, half.protocol.images) == (360, 718)
-    assert half.values["fd_digits"] < test.values["fd_digits"]  # the bias in N alone
+    assert half.distances["fd_digits"] < test.distances["fd_digits"]  # the bias in N alone
 
 
 def test_obedience_to_labels_is_the_share_read_as_asked():
@@ -151,5 +154,6 @@ def test_a_file_that_is_no_judge_is_refused(tmp_path):
 
 
 def test_importing_the_package_is_light():
-    code = "import evaluation.features, evaluation.generate, sys; print({'torch_fidelity', 'torchmetrics'} & {*sys.modules})"
+    heavy = "{'torch_fidelity', 'torchmetrics', 'sklearn'} & {*sys.modules}"
+    code = f"import evaluation.features, evaluation.generate, evaluation.scores, sys; print({heavy})"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"
