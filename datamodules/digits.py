@@ -13,21 +13,19 @@ class DigitsDataModule(InMemoryDataModule):
 
     Args:
         batch_size: of the global batch.
-        seed: of the order of training.
+        seed: of the order of training, >= 0.
         conditional: give the ten classes to the model.
-        split_seed: of the split.
+        split_seed: of the split, >= 0; the split does not depend on `seed`.
     """
 
     image_shape = (1, 8, 8)
+    source = "scikit-learn's digits"
 
     def __init__(self, batch_size: int = 256, seed: int = 0, conditional: bool = False, split_seed: int = 0):
         super().__init__(batch_size, seed)
+        self.save_hyperparameters(logger=False)
         self.num_classes = 10 if conditional else 0
         self.split_seed = split_seed
-
-    @property
-    def source(self) -> str:
-        return "scikit-learn's digits"
 
     def load_split(self, split: str) -> Split:
         from sklearn.datasets import load_digits

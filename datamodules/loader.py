@@ -1,4 +1,4 @@
-"""Batches of a data set that lies in memory as uint8: what a step of training sees is a pure function of its position.
+"""Batches of a data set that lies in memory: what a step of training sees is a pure function of its position.
 
 Image k of a run, counted over all epochs, is `permutation(epoch)[k mod n]` with epoch = k div n. So a run resumed after
 any number of images goes on exactly, with nothing stored, and ranks cut the global batch between them.
@@ -16,7 +16,7 @@ Batch = tuple[Tensor, Tensor | None]
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 (N, C, H, W) -> float32 in [-1, 1], value / 127.5 - 1 (EDM's convention)."""
-    return images.to(torch.float32) / 127.5 - 1
+    return images.to(torch.float32).div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -24,22 +24,34 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
 
-def generator(seed: int, stream: str, position: int) -> np.random.Generator:
+def generator(seed: int, stream: str, position: int = 0) -> np.random.Generator:
     """Random numbers that depend on (seed, stream, position) alone."""
     return np.random.default_rng([seed, zlib.crc32(stream.encode()), position])
+
+
+def on_device(values: Tensor, device: torch.device) -> Tensor:
+    """Copy to the device, without making the host wait for a GPU."""
+    if values.device.type == "cpu" and device.type == "cuda":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 class TrainingBatches:
     """Endless training batches (x0 float32 (B/world_size, C, H, W), label (B/world_size,) or None).
 
     Args:
-        images: uint8 (N, C, H, W), or float32 already in data units; on the device that trains.
-        labels: int64 (N,) on the same device, or None.
-        batch_size: of the global batch, a multiple of `world_size`.
-        seed: of the order and the flips.
+        images: uint8 (N, C, H, W), or float32 already in data units; on the device that trains, or on the host, which
+            then gathers each batch.
+        labels: int64 (N,) beside the images, or None.
+        batch_size: B, of the global batch; a multiple of `world_size`.
+        seed: of the order and the flips, >= 0.
         start: images seen before the first batch.
         rank, world_size: this process's slice of every batch.
         flip: mirror each image with probability 1/2.
+        device: where the batches are wanted; by default where the images are.
+
+    Raises:
+        ValueError: batch_size is no multiple of world_size, or there are no images.
     """
 
     def __init__(
@@ -52,6 +64,7 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
         flip: bool = False,
+        device: torch.device | None = None,
     ):
         if batch_size < 1 or batch_size % world_size:
             raise ValueError(
@@ -62,54 +75,69 @@ class TrainingBatches:
         self.images, self.labels = images, labels
         self.batch_size, self.seed, self.start = batch_size, seed, start
         self.rank, self.world_size, self.flip = rank, world_size, flip
+        self.device = images.device if device is None else device
+        self._epoch = -1, np.empty(0, np.int64), np.empty(0, np.bool_)
 
     def __iter__(self) -> Iterator[Batch]:
-        n, share = len(self.images), self.batch_size // self.world_size
-        k, epoch, order = self.start + self.rank * share, -1, np.empty(0, dtype=np.int64)
+        share = self.batch_size // self.world_size
+        k = self.start + self.rank * share
         while True:
-            positions = np.arange(k, k + share)
-            index = np.empty(share, dtype=np.int64)
-            for e in range(positions[0] // n, positions[-1] // n + 1):
-                if e != epoch:
-                    epoch, order = e, generator(self.seed, "order", e).permutation(n)
-                here = positions // n == e
-                index[here] = order[positions[here] % n]
-            yield self._take(index, k)
+            yield self._take(*self._rows(k, share))
             k += self.batch_size
 
-    def _take(self, index: np.ndarray, k: int) -> Batch:
-        device = self.images.device
-        chosen = self._on_device(torch.from_numpy(index), device)
-        x0 = self.images[chosen]
-        x0 = to_float(x0) if x0.dtype == torch.uint8 else x0
-        if self.flip:
-            coins = generator(self.seed, "flip", k - self.rank * len(index)).random(self.batch_size) < 0.5
-            mine = torch.from_numpy(coins[self.rank * len(index) :][: len(index)])
-            x0 = torch.where(self._on_device(mine, device)[:, None, None, None], x0.flip(3), x0)
-        return x0, None if self.labels is None else self.labels[chosen]
+    def _rows(self, k: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of the data set, and whether each is mirrored, for the positions k .. k + count - 1 of the run."""
+        rows, mirrored = [], []
+        while count > 0:
+            epoch, first = divmod(k, len(self.images))
+            order, coins = self._order(epoch)
+            rows.append(order[first : first + count])
+            mirrored.append(coins[first : first + count])
+            k, count = k + len(rows[-1]), count - len(rows[-1])
+        return np.concatenate(rows), np.concatenate(mirrored)
 
-    @staticmethod
-    def _on_device(values: Tensor, device: torch.device) -> Tensor:
-        """Copy without making the host wait."""
-        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values
+    def _order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The permutation of an epoch, and the coins that flip its images."""
+        if self._epoch[0] != epoch:
+            n = len(self.images)
+            order = generator(self.seed, "order", epoch).permutation(n)
+            self._epoch = epoch, order, generator(self.seed, "flip", epoch).random(n) < 0.5
+        return self._epoch[1:]
+
+    def _take(self, rows: np.ndarray, mirrored: np.ndarray) -> Batch:
+        chosen = on_device(torch.from_numpy(rows), self.images.device)
+        x0 = on_device(self.images[chosen], self.device)
+        if self.flip:  # as uint8: a quarter of the memory to move
+            mask = on_device(torch.from_numpy(mirrored), self.device)
+            x0 = torch.where(mask[:, None, None, None], x0.flip(3), x0)
+        x0 = to_float(x0) if x0.dtype == torch.uint8 else x0
+        return x0, None if self.labels is None else on_device(self.labels[chosen], self.device)
 
 
 class EvaluationBatches:
     """One pass over images rank, rank + world_size, ...: nothing is padded, nothing is seen twice.
 
-    Args and batches as `TrainingBatches`; batch_size is per process.
+    Args and batches as `TrainingBatches`; the processes share batch_size between them, rounded up.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None, batch_size: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        device: torch.device | None = None,
+    ):
         self.images, self.labels = images[rank::world_size], None if labels is None else labels[rank::world_size]
-        self.batch_size = batch_size
+        self.share = -(-batch_size // world_size)
+        self.device = images.device if device is None else device
 
     def __len__(self) -> int:
-        return -(-len(self.images) // self.batch_size)
+        return -(-len(self.images) // self.share)
 
     def __iter__(self) -> Iterator[Batch]:
-        for i in range(0, len(self.images), self.batch_size):
-            part = slice(i, i + self.batch_size)
-            x0 = self.images[part]
-            x0 = to_float(x0) if x0.dtype == torch.uint8 else x0
-            yield x0, None if self.labels is None else self.labels[part]
+        for i in range(0, len(self.images), self.share):
+            x0 = on_device(self.images[i : i + self.share], self.device)
+            label = None if self.labels is None else on_device(self.labels[i : i + self.share], self.device)
+            yield to_float(x0) if x0.dtype == torch.uint8 else x0.clone(), label

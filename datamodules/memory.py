@@ -1,10 +1,11 @@
 """A datamodule whose splits lie in memory."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.loader import EvaluationBatches, TrainingBatches
@@ -15,8 +16,8 @@ Split = tuple[Tensor, Tensor | None]
 class InMemoryDataModule(LightningDataModule):
     """Serves the splits that `load_split` of a data set gives, from memory and on the device.
 
-    A data set sets `image_shape` and `num_classes` when it is constructed, and implements `load_split("train" | "test")
-    -> (images uint8 (N, C, H, W), labels int64 (N,) or None)`.
+    A data set sets `image_shape`, `num_classes` and `source` when it is constructed, and implements
+    `load_split("train" | "test") -> (images uint8 (N, C, H, W), labels int64 (N,) or None)`.
 
     Args:
         batch_size: of the global batch.
@@ -26,74 +27,108 @@ class InMemoryDataModule(LightningDataModule):
 
     image_shape: tuple[int, int, int]
     num_classes: int
+    source: str
+    """Where the data come from, in words."""
+    class_names: Sequence[str] | None = None
+    device_bytes: ClassVar[int] = 2**32
+    """A larger split stays on the host, which then gathers each batch and sends it."""
 
     def __init__(self, batch_size: int, seed: int = 0, flip: bool = False):
         super().__init__()
         if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size}: at least one image is needed")
+            raise ValueError(f"batch_size={batch_size}: it must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed={seed}: it must be at least 0")
         self.batch_size, self.seed, self.flip = batch_size, seed, flip
-        self.splits: dict[str, Split] = {}
+        self._splits: dict[str, Split] = {}
+        self._placed: dict[tuple[str, torch.device], Split] = {}
 
     def load_split(self, split: str) -> Split:
         """Read a split from where it lies."""
-        raise AttributeError(f"{type(self).__name__} does not say how to load its {split} split")
+        raise NotImplementedError(f"{type(self).__name__} does not say how to load its {split} split")
 
     def split(self, split: str) -> Split:
-        """The images and labels of "train" or "test", read once and checked."""
+        """The images and labels of "train" or "test", read once and checked.
+
+        Raises:
+            ValueError: there is no such split, or its labels do not suit `num_classes`.
+        """
         if split not in ("train", "test"):
             raise ValueError(f"split={split!r}: there are 'train' and 'test'")
-        if split not in self.splits:
+        if split not in self._splits:
             images, labels = self.load_split(split)
-            if self.num_classes and labels is None:
-                raise ValueError(f"a conditional model needs labels, and {self.source} has none")
             if self.num_classes:
-                low, high = int(labels.min()), int(labels.max())
-                if low < 0 or high >= self.num_classes:
-                    raise ValueError(f"num_classes={self.num_classes}: {self.source} has labels from {low} to {high}")
-            self.splits[split] = images, labels
-        return self.splits[split]
+                self._check(split, labels)
+            self._splits[split] = images, labels
+        return self._splits[split]
 
-    uint8_images = split
+    def _check(self, split: str, labels: Tensor | None) -> None:
+        if labels is None:
+            raise ValueError(
+                f"num_classes={self.num_classes}: the {split} split of {self.source} has no labels to condition on"
+            )
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"num_classes={self.num_classes}: the {split} split of {self.source} has labels from {low} to {high}, "
+                f"allowed are 0 to {self.num_classes - 1}"
+            )
 
-    @property
-    def source(self) -> str:
-        """Where the data come from, in words."""
-        return type(self).__name__
+    def uint8_images(self, split: str) -> Split:
+        """The images (N, C, H, W) uint8 and labels (N,) int64 or None of "train" or "test", for scoring."""
+        return self.split(split)
 
     def describe(self) -> str:
         """Count, size, channels and class counts in one line."""
         images, labels = self.split("train")
+        test = self.split("test")[0]
         c, h, w = self.image_shape
-        counts = "no labels" if labels is None else f"images per class {torch.bincount(labels).tolist()}"
-        used = f"{self.num_classes} classes given to the model" if self.num_classes else "unconditional"
-        held_out = len(self.split("test")[0])
-        return f"Data: {self.source}: {len(images)} + {held_out} held out, {c} x {h} x {w}, {counts}; {used}"
+        held_out = "none held out (the test split is the training split)"
+        if test is not images:
+            held_out = f"{len(test):,} held out"
+        return f"{self.source}: {len(images):,} images, {held_out}, {c} x {h} x {w}, {self._classes(labels)}"
+
+    def _classes(self, labels: Tensor | None) -> str:
+        if labels is None:
+            return "no labels"
+        counts = torch.bincount(labels, minlength=self.num_classes).tolist()
+        used = "" if self.num_classes else " (labels not given to the model)"
+        if len(counts) > 20:
+            return f"{len(counts):,} classes of {min(counts):,} to {max(counts):,} images{used}"
+        names = self.class_names or [str(c) for c in range(len(counts))]
+        return f"images by class {', '.join(f'{name}: {n:,}' for name, n in zip(names, counts, strict=False))}{used}"
 
     def setup(self, stage: str) -> None:
+        """Read the data, and say at the start of a fit what they are."""
         if stage == "fit":
-            rank_zero_info(self.describe())
+            line = self.describe()  # on every process: each holds the data
+            rank_zero_only(print)(f"data:     {line}", flush=True)
 
-    def _on_device(self, split: str) -> tuple[Split, dict[str, int]]:
-        """The split on the device that trains, and this process's place among all."""
+    def _place(self, split: str) -> tuple[Tensor, Tensor | None, dict[str, Any]]:
+        """The split, on the device that trains unless it is too large, and this process's place among all."""
         images, labels = self.split(split)
         if self.trainer is None:
-            return (images, labels), {}
+            return images, labels, {}
         device = self.trainer.strategy.root_device
-        place = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return (images.to(device), None if labels is None else labels.to(device)), place
+        place = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size, "device": device}
+        if images.nbytes > self.device_bytes:
+            return images, labels, place
+        if (split, device) not in self._placed:
+            self._placed[split, device] = images.to(device), None if labels is None else labels.to(device)
+        return *self._placed[split, device], place
 
     def train_dataloader(self) -> TrainingBatches:
-        (images, labels), place = self._on_device("train")
+        images, labels, place = self._place("train")
         start = 0 if self.trainer is None else getattr(self.trainer.lightning_module, "images_seen", 0)
         return TrainingBatches(images, labels, self.batch_size, self.seed, start, flip=self.flip, **place)
 
     def val_dataloader(self) -> EvaluationBatches:
-        (images, labels), place = self._on_device("test")
+        images, labels, place = self._place("test")
         return EvaluationBatches(images, labels, self.batch_size, **place)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """The batches are made on the device."""
+        """Nothing: the batches are made on the device."""
         return batch
