@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -139,8 +140,14 @@ def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Li
             raise CheckpointError(
                 f"checkpoint {path} names the class {class_path}, which is outside the allowed packages"
             )
-    with restricted_imports(allow):
-        module = instantiate_module(LightningModule, config)
+    try:
+        with restricted_imports(allow):
+            module = instantiate_module(LightningModule, config)
+    except ArgumentError as error:
+        reason: BaseException = error
+        while reason.__cause__ is not None:
+            reason = reason.__cause__
+        raise CheckpointError(f"checkpoint {path} does not tell how to build its module: {reason}") from None
     module.load_state_dict(checkpoint["state_dict"])
     module.images_seen = checkpoint["images_seen"]
     return module.eval()

@@ -66,7 +66,7 @@ WRITTEN = [
     ("trainer: {max_epoch: 3}", "no option trainer.max_epoch; did you mean trainer.max_epochs?"),
     (
         "model: {init_args: {pairs: {init_args: {steps: {init_args: {s00: 3}}}}}}",
-        "model.init_args.pairs.init_args.steps: diffusion.curricula.DoublingSteps has no argument s00; did you mean s0?",
+        "pairs.init_args.steps: diffusion.curricula.DoublingSteps has no argument s00; did you mean s0?",
     ),
     (
         "model: {init_args: {network: {init_args: {width: abc}}}}",
@@ -105,7 +105,9 @@ def test_nothing_is_kept_of_a_run_that_did_not_start(base, tmp_path, capsys):
 
 def test_missing(tmp_path, capsys):
     assert "data and model must be given: use --config" in error_of(["fit"], capsys)
-    needs = error_of(["fit", "--model", "lightning_modules.BCMModule", "--data", "datamodules.DigitsDataModule"], capsys)
+    needs = error_of(
+        ["fit", "--model", "lightning_modules.BCMModule", "--data", "datamodules.DigitsDataModule"], capsys
+    )
     assert "lightning_modules.BCMModule needs network, pairs" in needs
     (tmp_path / "bcm.yaml").write_text("")
     assert "bcn.yaml; did you mean bcm.yaml?" in error_of(["fit", "--config", str(tmp_path / "bcn.yaml")], capsys)
