@@ -21,13 +21,15 @@ class UNet(nn.Module):
     embedding_scale=1000.0` that of BCM's on ImageNet-64. The output is zero at the start.
 
     Args:
-        image_shape: (C, H, W), H and W divisible by 2^(levels - 1).
+        image_shape: (C, H, W), H and W divisible by patch_size * 2^(levels - 1).
         num_classes: 0 for an unconditional network.
         channels: of the first level.
         channel_mult: factor of the channels at each level; the resolution halves between levels.
         num_blocks: residual blocks per level on the way down, one more on the way up.
-        attention_resolutions: heights at which blocks are followed by self-attention; those that do not occur say
-            nothing.
+        patch_size: fold patches of this many pixels each way into channels and work on the image of patches, which
+            costs patch_size^2 times less; "resolution" and "height" below are those of the folded image.
+        attention_resolutions: heights at which blocks are followed by self-attention; one that does not occur is
+            ignored.
         channels_per_head: of the attention; None for one head.
         attend_middle: self-attention between the two blocks at the lowest resolution.
         attend_all_up: on the way up, attention after every block of its level (ADM) or after the last one (DDPM++).
@@ -52,6 +54,7 @@ class UNet(nn.Module):
         channels: int = 128,
         channel_mult: Sequence[int] = (2, 2, 2),
         num_blocks: int = 4,
+        patch_size: int = 1,
         attention_resolutions: Sequence[int] = (16,),
         channels_per_head: int | None = None,
         attend_middle: bool = True,
@@ -70,15 +73,21 @@ class UNet(nn.Module):
     ):
         super().__init__()
         image_channels, height, width = image_shape
-        for name, size in (("channels", channels), ("num_blocks", num_blocks), ("embedding_mult", embedding_mult)):
+        for name, size in (
+            ("channels", channels),
+            ("num_blocks", num_blocks),
+            ("patch_size", patch_size),
+            ("embedding_mult", embedding_mult),
+        ):
             if size < 1:
                 raise ValueError(f"{name}={size}: it must be at least 1")
         if not channel_mult or min(channel_mult) < 1:
             raise ValueError(f"channel_mult={tuple(channel_mult)}: one factor of at least 1 per level")
-        factor = 2 ** (len(channel_mult) - 1)
+        factor = patch_size * 2 ** (len(channel_mult) - 1)
         if height % factor or width % factor:
             raise ValueError(
-                f"image_shape={tuple(image_shape)}: {len(channel_mult)} levels need sides divisible by {factor}"
+                f"image_shape={tuple(image_shape)}: {len(channel_mult)} levels of patches of {patch_size} need sides "
+                f"divisible by {factor}"
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: it must be in [0, 1)")
@@ -104,8 +113,9 @@ class UNet(nn.Module):
             attention = SelfAttention(residual.conv_out.out_channels, channels_per_head, qk_norm, skip_scale)
             return Attended(residual, attention)
 
-        levels = [(height >> i, channels * mult) for i, mult in enumerate(channel_mult)]
-        self.conv_in = convolution(image_channels, channels, 3)
+        self.patch_size, folded = patch_size, image_channels * patch_size**2
+        levels = [((height // patch_size) >> i, channels * mult) for i, mult in enumerate(channel_mult)]
+        self.conv_in = convolution(folded, channels, 3)
         skips, c = [channels], channels
         self.down, self.up, self.takes_skip = nn.ModuleList(), nn.ModuleList(), list[bool]()
         for i, (resolution, wide) in enumerate(levels):
@@ -130,14 +140,14 @@ class UNet(nn.Module):
                 self.takes_skip.append(True)
                 c = wide
         self.norm_out = group_norm(c)
-        self.conv_out = zeroed(nn.Conv2d(c, image_channels, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(c, folded, 3, padding=1))
 
     def forward(
         self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_target: Tensor | None = None
     ) -> Tensor:
         """x (B, C, H, W) with unit variance, c_noise, label and c_target (B,) -> (B, C, H, W)."""
         embedding = F.silu(self.embedding(c_noise, label, c_target))
-        x = self.conv_in(x)
+        x = self.conv_in(x if self.patch_size == 1 else F.pixel_unshuffle(x, self.patch_size))
         skips = [x]
         for block in self.down:
             x = block(x, embedding)
@@ -146,7 +156,8 @@ class UNet(nn.Module):
             x = block(x, embedding)
         for block, takes_skip in zip(self.up, self.takes_skip, strict=True):
             x = block(torch.cat([x, skips.pop()], dim=1) if takes_skip else x, embedding)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return x if self.patch_size == 1 else F.pixel_shuffle(x, self.patch_size)
 
     def load_unidirectional(self, state: Mapping[str, Tensor]) -> None:
         """Start from a network with one noise level, see `networks.embeddings.load_unidirectional`."""
