@@ -1,14 +1,17 @@
 """The callback that scores a model at the end of `test`."""
 
 from collections.abc import Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from diffusion.denoisers import BidirectionalDenoiser
+from diffusion.rng import ImageNoise
 from evaluation.features import FeatureNetwork, extract, feature_network_for
 from evaluation.generate import Meter, draw_labels, generate
 from evaluation.inversion import InversionScore, score_inversion
@@ -25,7 +28,8 @@ class Scorer(Callback):
 
     Args:
         features: the judge; by default `feature_network_for` the image shape.
-        steps: network evaluations to score, one row each.
+        steps: network evaluations to score, one row each; by default 1, 2, 4 and the method's own default, as far as it
+            has a sampler for them.
         num_images: images to generate; by default 2,000 for the classifiers, and for Inception as many as the
             training split has, at most 50,000.
         inception_weights: file of Inception's weights, used where no other judge fits.
@@ -36,32 +40,37 @@ class Scorer(Callback):
     def __init__(
         self,
         features: FeatureNetwork | None = None,
-        steps: Sequence[int] = (1, 2, 4),
+        steps: Sequence[int] | None = None,
         num_images: int | None = None,
         inception_weights: str | None = None,
         batch_size: int = 500,
         out: str | None = None,
     ):
-        if len(steps) == 0 or min(steps) < 1:
+        if steps is not None and (len(steps) == 0 or min(steps) < 1):
             raise ValueError(f"steps={list(steps)}: at least one number of evaluations, each >= 1, is needed")
         if num_images is not None and num_images < 10:
             raise ValueError(f"num_images={num_images}: at least 10 are needed")
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: it must be at least 1")
-        self.features, self.steps, self.num_images = features, tuple(steps), num_images
+        self.features, self.num_images = features, num_images
+        self.steps = None if steps is None else tuple(steps)
         self.inception_weights, self.batch_size, self.out = inception_weights, batch_size, out
         self.scores: list[Score] = []
         self.inversions: list[InversionScore] = []
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         """Find the judge before anything is computed, so that missing weights are told at once."""
-        if stage == "test" and self.features is None:
+        points = tuple(pl_module.image_shape[1:]) == (1, 1)
+        if stage == "test" and self.features is None and not points:
             self.features = feature_network_for(pl_module.image_shape, self.inception_weights)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Score, on all processes; process 0 reports."""
         judge, device, size = self.features, pl_module.device, self.batch_size
-        assert judge is not None  # setup ran
+        if judge is None:
+            rank_zero_info("No scores: they are defined for images, and these data are points.")
+            return
+        evaluations = sampled_steps(pl_module, self.steps)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train_images, train_labels = data.uint8_images("train")
         test_images, test_labels = data.uint8_images("test")
@@ -75,7 +84,7 @@ class Scorer(Callback):
         if pl_module.num_classes:
             label = draw_labels(seeds, class_counts(train_labels, pl_module.num_classes))
         made = []
-        for steps in self.steps:
+        for steps in evaluations:
             meter = Meter(pl_module.ema_denoiser.network)
             images = generate(
                 pl_module.sample,
@@ -128,6 +137,29 @@ class Scorer(Callback):
             "floors": [score.as_dict() for score in real],
             "inversions": [inversion.as_dict() for inversion in self.inversions],
         }
+
+
+def sampled_steps(pl_module: Any, wanted: Sequence[int] | None) -> list[int]:
+    """The numbers of evaluations to score, each tried on one image.
+
+    Args:
+        pl_module: the method.
+        wanted: what the user asked for; None for all of 1, 2, 4 and the method's default that it can do.
+
+    Raises:
+        ValueError: the method's own, if it cannot do what was asked for.
+    """
+    default = signature(pl_module.sample).parameters["steps"].default
+    offered, label = [], torch.zeros(1, dtype=torch.int64, device=pl_module.device) if pl_module.num_classes else None
+    for steps in wanted or sorted({1, 2, 4} | ({default} if isinstance(default, int) else set())):
+        try:
+            with torch.inference_mode():
+                pl_module.sample(ImageNoise([0], pl_module.image_shape, pl_module.device), steps, label)
+            offered.append(steps)
+        except ValueError:
+            if wanted:
+                raise
+    return offered
 
 
 def score_inversions(pl_module: Any, images: Tensor, labels: Tensor | None, batch_size: int) -> list[InversionScore]:

@@ -117,6 +117,30 @@ def test_a_conditional_model_gets_the_datas_labels(tmp_path):
         class_counts(None, 10)
 
 
+class OddModule(Module):
+    """Has samplers for odd numbers of evaluations alone, 5 by default."""
+
+    def sample(self, noise, steps=5, label=None):
+        if steps % 2 == 0:
+            raise ValueError(f"steps={steps}: odd numbers alone")
+        return super().sample(noise, steps, label)
+
+
+def test_steps_are_those_that_the_method_has(tmp_path):
+    content = run(tmp_path, OddModule())
+    assert [s["protocol"]["source"]["nfe"] for s in content["scores"]] == [1, 1, 5, 5]
+    with pytest.raises(ValueError, match="steps=2: odd numbers alone"):
+        run(tmp_path, OddModule(), steps=[1, 2])
+
+
+def test_points_have_no_scores(tmp_path):
+    module = Module()
+    module.image_shape = (2, 1, 1)
+    with pytest.raises(FileNotFoundError):
+        run(tmp_path, module)
+
+
+@pytest.mark.slow
 def test_two_processes_score_as_one(tmp_path):
     one = run(tmp_path / "one", Module(BidirectionalDenoiser), steps=[2])
     two = run(tmp_path / "two", Module(BidirectionalDenoiser), steps=[2], devices=2)
