@@ -10,7 +10,7 @@ from itertools import islice
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
@@ -136,6 +136,8 @@ def decode_image(data: bytes, name: str, resolution: int, channels: int, limits:
                 upright = image if image.format == "PNG" else ImageOps.exif_transpose(image)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: {error}") from None
+    except UnidentifiedImageError:
+        raise ValueError(f"{name}: no readable image (none of {', '.join(FORMATS)})") from None
     except Exception as error:  # a damaged file makes Pillow's decoders raise almost anything
         raise ValueError(f"{name}: no readable image ({type(error).__name__}: {error})") from error
     if too_many:

@@ -1,6 +1,7 @@
 """Images as files in a folder or in a zip archive."""
 
 import json
+import lzma
 import os
 import stat
 import zipfile
@@ -13,6 +14,7 @@ from typing import Any
 from datamodules.encoded import SUFFIXES, EncodedImages, Limits
 
 LABELS = "dataset.json"
+UNREADABLE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 def read_folder(folder: Path, limits: Limits) -> EncodedImages:
@@ -21,16 +23,22 @@ def read_folder(folder: Path, limits: Limits) -> EncodedImages:
     Labels are those of dataset.json, or else the index of the top folder among the sorted top folders.
 
     Raises:
-        ValueError: a limit is passed, or dataset.json is at fault.
+        ValueError: a limit is passed, or dataset.json is at fault or lies in a sub-folder.
     """
-    names, ignored = [], 0
+    names, ignored, seen = [], 0, set()
     for directory, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [f for f in folders if not f.startswith(".")]
+        real = os.path.realpath(directory)
+        folders[:] = [f for f in folders if not f.startswith(".") and real not in seen]
+        if real in seen:  # a link back to where we were
+            continue
+        seen.add(real)
         for file in files:
             name = Path(directory, file).relative_to(folder).as_posix()
             if is_image(name):
                 names.append(name)
                 limits.check(str(folder), "images", len(names))
+            elif file == LABELS and name != LABELS:
+                raise ValueError(f"{folder}: {name} lies in a sub-folder; path must be the folder that holds it")
             else:
                 ignored += name != LABELS
     names.sort()
@@ -50,8 +58,22 @@ def read_folder(folder: Path, limits: Limits) -> EncodedImages:
     return EncodedImages(str(folder), len(names), read, labels, class_names, ignored)
 
 
-def read_zip(path: Path, limits: Limits) -> EncodedImages:
+def zip_folders(path: Path) -> set[str]:
+    """The top-level folders of an archive; "" stands for files beside them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return {n.partition("/")[0] if "/" in n else "" for n in archive.namelist()}
+    except UNREADABLE as error:
+        raise ValueError(f"{path}: no readable zip archive ({error})") from error
+
+
+def read_zip(path: Path, limits: Limits, below: str = "") -> EncodedImages:
     """All images in a zip archive, sorted by name and read in place; labels as in `read_folder`.
+
+    Args:
+        path: of the archive.
+        limits: what is refused.
+        below: read only what this folder of the archive holds, "train/" for instance.
 
     Raises:
         ValueError: the archive is damaged or passes a limit; or a member is neither an image nor dataset.json, is
@@ -60,35 +82,38 @@ def read_zip(path: Path, limits: Limits) -> EncodedImages:
     members, text = [], None
     try:
         with zipfile.ZipFile(path) as archive:
+            limits.check(str(path), "images", sum(not m.is_dir() for m in archive.infolist()))
             for member in archive.infolist():
-                if member.is_dir():
-                    continue
                 _check_member(path, member)
-                if member.filename == LABELS:
+                if member.is_dir() or not member.filename.startswith(below):
+                    continue
+                if member.filename == below + LABELS:
                     limits.check(f"{path}: {LABELS}", "file_bytes", member.file_size)
                     text = archive.read(member)
-                else:
+                elif is_image(member.filename):
                     members.append(member)
-                    limits.check(str(path), "images", len(members))
-    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, zlib.error) as error:
+                else:
+                    raise ValueError(f"{path}: {member.filename} lies in a sub-folder, it belongs at the top")
+    except UNREADABLE as error:
         raise ValueError(f"{path}: no readable zip archive ({error})") from error
     members.sort(key=lambda member: member.filename)
-    names = [member.filename for member in members]
-    if len(set(names)) < len(names):
-        double = next(a for a, b in pairwise(names) if a == b)
-        raise ValueError(f"{path}: {double} is there twice")
-    _check_sizes(str(path), names, [member.file_size for member in members], limits)
-    labels, class_names = labels_of(str(path), names, text)
+    if double := next((a for a, b in pairwise(members) if a.filename == b.filename), None):
+        raise ValueError(f"{path}: {double.filename} is there twice")
+    names = [member.filename.removeprefix(below) for member in members]
+    source = f"{path}/{below}".rstrip("/")
+    _check_sizes(source, names, [member.file_size for member in members], limits)
+    labels, class_names = labels_of(source, names, text)
 
     def read() -> Iterator[tuple[str, bytes]]:
         with zipfile.ZipFile(path) as archive:
-            for member in members:
+            for name, member in zip(names, members, strict=True):
                 try:
-                    yield member.filename, archive.read(member)  # never more than file_size, and CRC-checked
-                except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, zlib.error) as error:
-                    raise ValueError(f"{path}: {member.filename} cannot be read ({error})") from error
+                    data = archive.read(member)  # never more than file_size, and CRC-checked
+                except UNREADABLE as error:
+                    raise ValueError(f"{source}: {name} cannot be read ({error})") from error
+                yield name, data
 
-    return EncodedImages(str(path), len(names), read, labels, class_names)
+    return EncodedImages(source, len(names), read, labels, class_names)
 
 
 def is_image(name: str) -> bool:
@@ -103,11 +128,11 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
         raise ValueError(f"{path}: member {name!r} has a path that is not relative and inside the archive")
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise ValueError(f"{path}: member {name} is a symbolic link")
+        raise ValueError(f"{path}: member {name!r} is a symbolic link")
     if member.flag_bits & 1:
-        raise ValueError(f"{path}: member {name} is encrypted")
-    if name != LABELS and not is_image(name):
-        raise ValueError(f"{path}: member {name} is neither an image ({' '.join(SUFFIXES)}) nor {LABELS}")
+        raise ValueError(f"{path}: member {name!r} is encrypted")
+    if not member.is_dir() and not is_image(name) and PurePosixPath(name).name != LABELS:
+        raise ValueError(f"{path}: member {name!r} is neither an image ({' '.join(SUFFIXES)}) nor {LABELS}")
 
 
 def _check_sizes(source: str, names: Sequence[str], sizes: Sequence[int], limits: Limits) -> None:
@@ -123,20 +148,21 @@ def labels_of(source: str, names: Sequence[str], table: bytes | None) -> tuple[l
         source: for messages.
         names: relative paths.
         table: content of dataset.json, `{"labels": [["00000/img.png", 6], ...]}` or `{"labels": null}`; None if there
-            is no such file, and then the top folders are the classes, sorted by name. Files that lie in no folder
-            have no class, and then none has.
+            is no such file, and then the top folders are the classes, sorted by name. Folders that all files share
+            do not count, if there are others below. Files that lie in no folder have no class, and then none has.
 
     Raises:
         ValueError: the table is not of that form, or an image is not in it.
     """
     if table is not None:
         return _table_labels(f"{source}: {LABELS}", names, table), None
-    tops = [name.partition("/")[0] for name in names]
-    if not names or any("/" not in name for name in names):
+    folders = [name.split("/")[:-1] for name in names]
+    if not all(folders):
         return None, None
-    class_names = sorted(set(tops))
+    depth = next((i for i, level in enumerate(zip(*folders, strict=False)) if len(set(level)) > 1), 0)
+    class_names = sorted({parts[depth] for parts in folders})
     index = {name: i for i, name in enumerate(class_names)}
-    return [index[top] for top in tops], class_names
+    return [index[parts[depth]] for parts in folders], class_names
 
 
 def _table_labels(source: str, names: Sequence[str], table: bytes) -> list[int] | None:

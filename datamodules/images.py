@@ -1,6 +1,7 @@
 """Any image data set, by path alone: folder, class folders, zip, parquet, Hugging Face data set."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.encoded import EncodedImages, Limits
-from datamodules.files import read_folder, read_zip
+from datamodules.files import read_folder, read_zip, zip_folders
 from datamodules.loader import generator
 from datamodules.memory import InMemoryDataModule, Split
 from datamodules.tables import is_hub_name, open_datasets, read_dataset, read_parquet
@@ -23,8 +24,8 @@ SLOW = 100_000
 def open_images(path: str, split: str, limits: Limits) -> EncodedImages | None:
     """The images of a split of what lies at a path; what it is decides how it is read.
 
-    A folder with sub-folders `train` and `test` (or `validation`, `val`), a folder of parquet files whose names begin
-    so, and a Hugging Face data set name their splits. What does not is all "train".
+    A folder or zip of sub-folders `train` and `test` (or `validation`, `val`), a folder of parquet files whose names
+    begin so, and a Hugging Face data set name their splits. What does not is all "train".
 
     Args:
         path: a folder, zip archive or parquet file; a folder of parquet files or of a saved Hugging Face data set; or
@@ -43,7 +44,7 @@ def open_images(path: str, split: str, limits: Limits) -> EncodedImages | None:
         return _open_folder(place, split, limits)
     if place.is_file():
         if zipfile.is_zipfile(place):
-            return read_zip(place, limits) if split == "train" else None
+            return _open_parts(zip_folders(place), split, lambda part: read_zip(place, limits, part and f"{part}/"))
         with place.open("rb") as file:
             if file.read(4) == b"PAR1":
                 return read_parquet([place], limits) if split == "train" else None
@@ -64,10 +65,15 @@ def _open_folder(folder: Path, split: str, limits: Limits) -> EncodedImages | No
         chosen = next((by_name[name] for name in SPLITS[split] if by_name[name]), None)
         return None if chosen is None else read_parquet(chosen, limits)
     parts = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")}
-    if "train" in parts and parts <= set(NAMES):
+    return _open_parts(parts, split, lambda part: read_folder(folder / part, limits))
+
+
+def _open_parts(parts: set[str], split: str, read: Callable[[str], EncodedImages]) -> EncodedImages | None:
+    """The split of a tree whose top-level folders are `parts`: one of them, or all ("") if they are no splits."""
+    if "train" in parts and parts <= set(sum(SPLITS.values(), ())):
         part = next((name for name in SPLITS[split] if name in parts), None)
-        return None if part is None else read_folder(folder / part, limits)
-    return read_folder(folder, limits) if split == "train" else None
+        return None if part is None else read(part)
+    return read("") if split == "train" else None
 
 
 def _begins(name: str, split: str) -> bool:
