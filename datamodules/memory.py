@@ -29,6 +29,7 @@ class InMemoryDataModule(LightningDataModule):
     num_classes: int
     source: str
     """Where the data come from, in words."""
+    noun: ClassVar[str] = "images"
     class_names: Sequence[str] | None = None
     device_bytes: ClassVar[int] = 2**32
     """A larger split stays on the host, which then gathers each batch and sends it."""
@@ -86,7 +87,7 @@ class InMemoryDataModule(LightningDataModule):
         held_out = "none held out (the test split is the training split)"
         if test is not images:
             held_out = f"{len(test):,} held out"
-        return f"{self.source}: {len(images):,} images, {held_out}, {c} x {h} x {w}, {self._classes(labels)}"
+        return f"{self.source}: {len(images):,} {self.noun}, {held_out}, {c} x {h} x {w}, {self._classes(labels)}"
 
     def _classes(self, labels: Tensor | None) -> str:
         if labels is None:

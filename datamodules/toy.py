@@ -132,6 +132,7 @@ class ToyDataModule(InMemoryDataModule):
 
     image_shape = (2, 1, 1)
     num_classes = 0
+    noun = "points"
 
     def __init__(
         self,
@@ -146,7 +147,7 @@ class ToyDataModule(InMemoryDataModule):
         _check_positive(n=n, n_test=n_test)
         self.save_hyperparameters(ignore="distribution", logger=False)  # a checkpoint holds plain values only
         self.distribution, self.n, self.n_test, self.data_seed = distribution, n, n_test, data_seed
-        self.source = f"points of {distribution}"
+        self.source = str(distribution)
 
     def load_split(self, split: str) -> Split:
         seed = int(numbers(self.data_seed, split).integers(2**63))
@@ -155,4 +156,4 @@ class ToyDataModule(InMemoryDataModule):
         return points[:, :, None, None], None
 
     def uint8_images(self, split: str) -> Split:
-        raise ValueError(f"{self.source} are no images, so they have no uint8 form to be scored")
+        raise ValueError(f"points of {self.source} are no images and have no uint8 form to be scored")

@@ -47,7 +47,7 @@ def test_fit_says_what_the_data_are(capsys: pytest.CaptureFixture[str]) -> None:
     DigitsDataModule(conditional=True).setup("fit")
     said = capsys.readouterr().out
     assert len(said.splitlines()) == 1
-    for part in ("1,437", "360", "1 x 8 x 8", "0 142,", "9 144"):
+    for part in ("1,437", "360", "1 x 8 x 8", "0: 142,", "9: 144"):
         assert part in said
 
 

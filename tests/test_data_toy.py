@@ -74,7 +74,7 @@ def test_datamodule_of_points(distribution: object) -> None:
     assert len(train) == 300 and len(test) == 200 and not torch.equal(train[:200], test)
     again = ToyDataModule(distribution, n=300, n_test=200, batch_size=64, seed=1)
     assert torch.equal(train, again.split("train")[0])
-    assert "300" in data.describe() and type(distribution).__name__ in data.describe()
+    assert "300 points, 200 held out" in data.describe() and type(distribution).__name__ in data.describe()
     with pytest.raises(ValueError, match="no uint8"):
         data.uint8_images("test")
 
