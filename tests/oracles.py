@@ -48,7 +48,7 @@ class FiniteDenoise:
     def __call__(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         square = (x[:, None] - self.data).flatten(2).square().sum(2)
         weights = torch.softmax(-square / (2 * column(sigma, x).flatten(1) ** 2), dim=1)
-        return torch.einsum("bn,n...->b...", weights, self.data)
+        return (weights[..., None] * self.data.flatten(1)).sum(1).reshape(x.shape)
 
 
 class ExactBidirectionalNetwork(nn.Module):

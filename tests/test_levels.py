@@ -56,7 +56,10 @@ LAWS = {
     "high": (LogNormal(3.0, 1.0), TruncatedLogNormal(3.0, 1.0)),
     "CT": (UniformRho(), PowerOfUniform(7.0)),
     "linear": (UniformRho(1.0), PowerOfUniform(1.0)),
-    "mixture": (Mixture(LogNormal(), UniformRho(), 0.3), MixtureOf(TruncatedLogNormal(-1.1, 2), PowerOfUniform(7), 0.3)),
+    "mixture": (
+        Mixture(LogNormal(), UniformRho(), 0.3),
+        MixtureOf(TruncatedLogNormal(-1.1, 2), PowerOfUniform(7), 0.3),
+    ),
 }
 
 
