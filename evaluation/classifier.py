@@ -81,7 +81,7 @@ def read(logits: Tensor) -> Reading:
     return Reading(
         float((probability > CONFIDENT).double().mean()),
         float(probability.mean()),
-        tuple((counts / len(label)).tolist()),
+        tuple((counts.double() / len(label)).tolist()),
     )
 
 
