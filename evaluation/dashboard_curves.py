@@ -24,8 +24,8 @@ class TrainingCurves(Callback):
     | `train/skipped_steps` | steps with a non-finite gradient, since the start |
     | `train/images_per_second` | by the clock, with all that happened in the interval |
     | `train/lr` | with several groups `train/lr_<optimizer>_<group>` |
-    | `curriculum/N`, `curriculum/mu` | intervals of the grid, rate of the target network, where the method has them |
-    | `val/...` | what the module logs with `logger=False` in validation |
+    | `train/N`, `train/mu` | intervals of the grid, rate of the target network, where the method has them |
+    | `val/...`, `test/...` | what the module logs with `logger=False` in validation and test |
 
     A module's `training_step` returns {"loss": mean, "sigma": levels (B,), "terms": {name: (B,)}}. The sums are kept
     on the device, so that no step waits for the host; the host reads them once per point, and only then do the
@@ -169,7 +169,7 @@ class TrainingCurves(Callback):
         progress = images / pl_module.total_images
         curricula = {"N": getattr(getattr(pl_module, "pairs", None), "steps", None)}
         curricula["mu"] = getattr(pl_module, "target_rate", None)
-        return values | {f"curriculum/{k}": float(f(progress)) for k, f in curricula.items() if f is not None}
+        return values | {f"train/{k}": float(f(progress)) for k, f in curricula.items() if f is not None}
 
     def _write_layout(self, writer: SummaryWriter) -> None:
         """One chart of all levels for each term."""
@@ -181,5 +181,7 @@ class TrainingCurves(Callback):
         if writer is None or trainer.sanity_checking or not trainer.is_global_zero:
             return
         for tag, value in trainer.callback_metrics.items():
-            if tag.startswith("val/") and tag not in trainer.logged_metrics:
+            if tag.startswith(("val/", "test/")) and tag not in trainer.logged_metrics:
                 writer.add_scalar(tag, float(value), pl_module.images_seen)
+
+    on_test_end = on_validation_end

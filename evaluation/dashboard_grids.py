@@ -29,11 +29,11 @@ class SampleGrids(Callback):
     | `real/training_data` | the first batch of this start, as the network is given it |
     | `ema_samples/<n>_evaluations` | images of the seeds; with up to 16 classes, each column is a class |
     | `inversion/<n>_evaluations` | of a bidirectional model: rows of test images, their noise, regenerated images |
-    | `inversion_error/<n>_evaluations` | mean squared error per pixel on [0, 1], with one evaluation on the way back |
-    | `inversion_noise_ratio/<n>_evaluations` | standard deviation of the noise over its level, 1 for a perfect model |
+    | `val/inversion_error_<n>_evaluations` | mean squared error per pixel on [0, 1] |
+    | `val/inversion_noise_ratio_<n>_evaluations` | standard deviation of the noise over its level |
 
-    The inversions are of `seeds` test images. 2-D data are drawn as points. Only the first process draws, from
-    generators of its own, so that a run is the same with and without.
+    The inversions are of `seeds` test images, with one evaluation on the way back. 2-D data are drawn as points. Only
+    the first process draws, from generators of its own, so that a run is the same with and without.
 
     Args:
         every_n_images: images between two drawings; by default an eighth of the run, at most 5,000,000.
@@ -119,9 +119,10 @@ class SampleGrids(Callback):
         columns = pl_module.num_classes if label is not None and 2 <= pl_module.num_classes <= 16 else COLUMNS
         return image_grid(x0[: self.seeds], columns, self.min_side)
 
-    def _limit(self) -> float | None:
+    def _limit(self) -> float:
         """Half the width of the axes on which 2-D data are drawn."""
-        return None if self.known is None else 1.2 * float(self.known[0].abs().amax())
+        assert self.known is not None  # nothing is drawn before the first batch is there
+        return 1.2 * float(self.known[0].abs().amax())
 
     def _draw_inversion(self, writer: SummaryWriter, pl_module: Method, levels: Sequence[float]) -> None:
         assert self.known is not None  # checked by the caller
@@ -131,14 +132,14 @@ class SampleGrids(Callback):
         inverted = pl_module.invert(x0, ImageNoise(range(len(x0)), pl_module.image_shape, x0.device), steps, label)
         regenerated = pl_module.ema_denoiser(inverted, levels[-1], label)
         unit = inverted / levels[-1]
-        writer.add_scalar(f"inversion_noise_ratio/{name}", float(unit.std(correction=0)), pl_module.images_seen)
+        writer.add_scalar(f"val/inversion_noise_ratio_{name}", float(unit.std(correction=0)), pl_module.images_seen)
         if is_planar(pl_module):
             panels = [("real", x0, label), ("regenerated", regenerated, label)]
             picture = scatter_plot(panels, limit=self._limit())
         else:
             if regenerated.isfinite().all():
                 error = squared_error(to_uint8(regenerated), to_uint8(x0)).mean()
-                writer.add_scalar(f"inversion_error/{name}", float(error), pl_module.images_seen)
+                writer.add_scalar(f"val/inversion_error_{name}", float(error), pl_module.images_seen)
             shown = 2 * COLUMNS if len(x0) >= 2 * COLUMNS else COLUMNS
             thrice = torch.stack([x0, unit / 3, regenerated])[:, :shown]  # 3 standard deviations: white
             rows = [row for some in thrice.split(COLUMNS, dim=1) for row in some]

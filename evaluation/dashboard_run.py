@@ -63,8 +63,10 @@ def flatten(config: Any, name: str = "") -> Iterator[tuple[str, Plain]]:
         yield from flatten({f.name: getattr(config, f.name) for f in dataclasses.fields(config)}, name)
     elif isinstance(config, str | int | float):
         yield name, config
-    elif isinstance(config, list | tuple) or config is None:
-        yield name, str(config)
+    elif isinstance(config, list | tuple):
+        yield name, str(config).translate(str.maketrans("()", "[]")).replace(",]", "]")
+    elif config is None:
+        yield name, "None"
     elif isinstance(config, partial):
         yield name, config.func.__name__
         yield from flatten(config.keywords, name)

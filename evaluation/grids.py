@@ -58,13 +58,12 @@ def _tiles(images: Tensor) -> Tensor:
     return torch.where(broken, torch.tensor(NON_FINITE, dtype=torch.uint8), tiles)
 
 
-def scatter_plot(panels: Sequence[tuple[str, Tensor, Tensor | None]], limit: float | None = None) -> Picture:
+def scatter_plot(panels: Sequence[tuple[str, Tensor, Tensor | None]], limit: float) -> Picture:
     """Scatter plots of 2-D points, side by side.
 
     Args:
         panels: (title, points (N, 2, 1, 1), classes (N,) that colour them, or None) of each plot.
-        limit: half the width of the axes; by default what the first panel's points need. Points beyond it are not
-            drawn, their share stands in the title.
+        limit: half the width of the axes. Points beyond it are not drawn, their share stands in the title.
 
     Returns:
         (H, W, 3) uint8.
@@ -78,12 +77,10 @@ def scatter_plot(panels: Sequence[tuple[str, Tensor, Tensor | None]], limit: flo
         if points.ndim != 4 or tuple(points.shape[1:]) != (2, 1, 1):
             raise ValueError(f"points of shape {tuple(points.shape)}: (N, 2, 1, 1) is needed")
         xy = points.detach().float().cpu().flatten(1)
-        if limit is None:
-            limit = 1.2 * float(xy[xy.isfinite().all(1)].abs().amax())
         outside = float((~(xy.abs().amax(1) <= limit)).float().mean())
         axes = figure.add_subplot(1, len(panels), i + 1)
-        colour = "tab:blue" if label is None else label.cpu().numpy()
-        axes.scatter(xy[:, 0].numpy(), xy[:, 1].numpy(), s=3, c=colour, cmap="tab10", linewidths=0)
+        colours = ["C0"] * len(xy) if label is None else [f"C{k % 10}" for k in label.tolist()]
+        axes.scatter(xy[:, 0].numpy(), xy[:, 1].numpy(), s=3, linewidths=0, c=colours)
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal")
         axes.set_title(f"{title} ({outside:.1%} outside)" if outside else title, fontsize=9)
     canvas.draw()

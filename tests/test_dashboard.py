@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from dashboard_runs import BATCH, TOTAL, Record, Stream, TinyData, TinyNetwork, bcm, fit, pictures, scalars
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
@@ -55,7 +55,7 @@ def test_the_state_of_a_run_is_shown(tmp_path: Path) -> None:
     module = bcm(lr_factor=lambda progress: 1 - progress / 2)
     points = scalars(fit(tmp_path, module, TrainingCurves(every_n_images=24)))
     steps = DoublingSteps(4, 32)
-    assert points["curriculum/N"] == [(k, steps(k / TOTAL)) for k in (24, 48, 72, 96)]
+    assert points["train/N"] == [(k, steps(k / TOTAL)) for k in (24, 48, 72, 96)]
     last_steps = [1e-3 * (1 - (k - BATCH) / TOTAL / 2) for k in (24, 48, 72, 96)]
     assert [value for _, value in points["train/lr"]] == pytest.approx(last_steps)
     assert [value for _, value in points["train/skipped_steps"]] == [0, 0, 0, 0]
@@ -67,7 +67,7 @@ def test_ct_shows_the_rate_of_its_target(tmp_path: Path) -> None:
     options = dict(distance=SquaredL2(), weight=ConstantGap(), total_images=TOTAL, target_rate=rate)
     module = CTModule(TinyNetwork, (1, 4, 4), GridPairs(rate.steps), **options)
     points = scalars(fit(tmp_path, module, TrainingCurves(every_n_images=48)))
-    assert points["curriculum/mu"] == [(k, pytest.approx(rate(k / TOTAL))) for k in (48, 96)]
+    assert points["train/mu"] == [(k, pytest.approx(rate(k / TOTAL))) for k in (48, 96)]
     losses = [value for _, value in points["train/loss"]]
     assert [value for _, value in points["train/consistency"]] == pytest.approx(losses, rel=1e-6)
 
@@ -143,6 +143,9 @@ def test_what_validation_keeps_from_the_logger_stands_at_images_seen(tmp_path: P
             self.log("val/loss", 2.5, logger=False)
             self.log("val/other", 3.5)  # this one Lightning writes itself
 
+        def test_step(self, batch, batch_idx: int) -> None:
+            self.log("test/loss", 4.5, logger=False)
+
     class ValidatedData(TinyData):
         def val_dataloader(self) -> torch.utils.data.DataLoader:
             return self.train_dataloader()
@@ -151,6 +154,12 @@ def test_what_validation_keeps_from_the_logger_stands_at_images_seen(tmp_path: P
     points = scalars(fit(tmp_path, bcm(method=Validated), TrainingCurves(), data=ValidatedData(), **often))
     assert points["val/loss"] == [(32, 2.5), (64, 2.5), (96, 2.5)]
     assert len(points["val/other"]) == 3
+    module = bcm(method=Validated)
+    module.images_seen = 96
+    options = dict(accelerator="cpu", enable_progress_bar=False, callbacks=[TrainingCurves()])
+    trainer = Trainer(logger=TensorBoardLogger(tmp_path, name="", version="test"), limit_test_batches=1, **options)
+    trainer.test(module, torch.utils.data.DataLoader([0]), verbose=False)
+    assert scalars(tmp_path / "test")["test/loss"] == [(96, 4.5)]
 
 
 def test_a_step_does_not_wait_for_the_device() -> None:

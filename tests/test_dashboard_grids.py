@@ -67,4 +67,4 @@ def test_points_are_drawn_where_they_are() -> None:
     height, width = picture.shape[:2]
     assert len(rows) > 0 and rows.mean() < 0.45 * height and columns.mean() > 0.6 * width
     with pytest.raises(ValueError, match=r"shape \(3, 1, 8, 8\)"):
-        scatter_plot([("", torch.zeros(3, 1, 8, 8), None)])
+        scatter_plot([("", torch.zeros(3, 1, 8, 8), None)], limit=1.0)

@@ -22,8 +22,8 @@ def test_grids_of_samples_and_inversions(tmp_path: Path) -> None:
         assert found[f"ema_samples/{name}"] == [(step, 3 * 14 + 2, 8 * 14 + 2) for step in drawn]
     for name in NAMES[:2]:  # 16 of them, twice in 3 rows of 8: real, noise, regenerated
         assert found[f"inversion/{name}"] == [(step, 6 * 14 + 2, 8 * 14 + 2) for step in drawn]
-        assert [step for step, _ in points[f"inversion_error/{name}"]] == drawn
-        assert [step for step, _ in points[f"inversion_noise_ratio/{name}"]] == drawn
+        assert [step for step, _ in points[f"val/inversion_error_{name}"]] == drawn
+        assert [step for step, _ in points[f"val/inversion_noise_ratio_{name}"]] == drawn
 
 
 def test_numbers_of_steps_that_a_method_refuses_are_left_out(tmp_path: Path) -> None:

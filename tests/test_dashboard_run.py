@@ -25,7 +25,7 @@ def test_configuration_and_hyperparameters(tmp_path: Path) -> None:
     values = hparams_metadata.parse_session_start_info_plugin_data(content).hparams
     assert values["method"].string_value == "BCMModule"
     assert values["pairs.steps.s1"].number_value == 32
-    assert values["data.image_shape"].string_value == "(1, 4, 4)"
+    assert values["data.image_shape"].string_value == "[1, 4, 4]"
     assert values["optimizer"].string_value == "Adam" and values["optimizer.lr"].number_value == 1e-3
     content = events.SummaryMetadata(hparams_metadata.SESSION_END_INFO_TAG).plugin_data.content
     assert hparams_metadata.parse_session_end_info_plugin_data(content).status == api_pb2.STATUS_SUCCESS
@@ -50,5 +50,6 @@ def test_objects_and_their_configuration_flatten_to_the_same_values() -> None:
     expect |= {"pairs.target_levels": "None", "pairs.rho": 7.0, "pairs.reach_top": True}
     assert dict(flatten(config)) == expect
     assert dict(flatten({"pairs": GridPairs(DoublingSteps(4, 32), LogNormal(-1.1, 2.0))})) == expect
+    assert dict(flatten({"rates": (0.9,)})) == dict(flatten({"rates": [0.9]})) == {"rates": "[0.9]"}
     assert dict(flatten({"make": torch.optim.Adam})) == {"make": "Adam"}
     assert dict(flatten({"make": partial(torch.optim.Adam, lr=0.1)})) == {"make": "Adam", "make.lr": 0.1}
