@@ -43,11 +43,11 @@ def open_images(path: str, split: str, limits: Limits) -> EncodedImages | None:
     if place.is_dir():
         return _open_folder(place, split, limits)
     if place.is_file():
-        if zipfile.is_zipfile(place):
-            return _open_parts(zip_folders(place), split, lambda part: read_zip(place, limits, part and f"{part}/"))
         with place.open("rb") as file:
             if file.read(4) == b"PAR1":
                 return read_parquet([place], limits) if split == "train" else None
+        if zipfile.is_zipfile(place):
+            return _open_parts(zip_folders(place), split, lambda part: read_zip(place, limits, part and f"{part}/"))
         raise ValueError(f"path={path!r}: neither a zip archive nor a parquet file")
     if not is_hub_name(path) or place.parent.is_dir():
         raise ValueError(f"path={path!r}: no such file or folder")
@@ -70,7 +70,7 @@ def _open_folder(folder: Path, split: str, limits: Limits) -> EncodedImages | No
 
 def _open_parts(parts: set[str], split: str, read: Callable[[str], EncodedImages]) -> EncodedImages | None:
     """The split of a tree whose top-level folders are `parts`: one of them, or all ("") if they are no splits."""
-    if "train" in parts and parts <= set(sum(SPLITS.values(), ())):
+    if "train" in parts and parts <= set(NAMES):
         part = next((name for name in SPLITS[split] if name in parts), None)
         return None if part is None else read(part)
     return read("") if split == "train" else None

@@ -55,8 +55,9 @@ def read_parquet(paths: Sequence[Path], limits: Limits) -> EncodedImages:
                 raise ValueError(f"{path}: cannot be read at row {row} ({error})") from error
 
     chunks = [chunk for column in labels for chunk in column.chunks]
-    values = _labels(source, pa.chunked_array(chunks)) if chunks else None
-    return EncodedImages(source, count, read, values, _class_names(schema.metadata))
+    class_names = _class_names(schema.metadata)
+    values = _labels(source, pa.chunked_array(chunks), class_names) if chunks else None
+    return EncodedImages(source, count, read, values, class_names)
 
 
 def read_dataset(dataset: Any, source: str, limits: Limits) -> EncodedImages:
@@ -72,8 +73,8 @@ def read_dataset(dataset: Any, source: str, limits: Limits) -> EncodedImages:
     dataset = dataset.cast_column(column, datasets.Image(decode=False))
     labels = names = None
     if LABEL_COLUMN in dataset.column_names:
-        labels = _labels(source, dataset.with_format("arrow")[:][LABEL_COLUMN])
         names = getattr(dataset.features[LABEL_COLUMN], "names", None)
+        labels = _labels(source, dataset.select_columns([LABEL_COLUMN]).with_format("arrow")[:][LABEL_COLUMN], names)
 
     def read() -> Iterator[tuple[str, bytes]]:
         row = total = 0
@@ -139,7 +140,7 @@ def _bytes(source: str, row: int, value: Any, files: bool = False) -> bytes:
     raise ValueError(f"{source}: row {row} holds no encoded image")
 
 
-def _labels(source: str, column: Any) -> list[int] | None:
+def _labels(source: str, column: Any, class_names: Sequence[str] | None) -> list[int] | None:
     import pyarrow as pa
 
     if column.null_count == len(column):
@@ -154,6 +155,10 @@ def _labels(source: str, column: Any) -> list[int] | None:
         return None
     if min(labels) < 0:
         raise ValueError(f"{source}: column {LABEL_COLUMN} goes down to {min(labels)}, allowed are integers from 0")
+    if class_names is not None and max(labels) >= len(class_names):
+        raise ValueError(
+            f"{source}: column {LABEL_COLUMN} goes up to {max(labels)}, but its schema names {len(class_names)} classes"
+        )
     return labels
 
 

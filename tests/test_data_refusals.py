@@ -52,6 +52,13 @@ def test_members_that_are_no_images(name: str, tmp_path: Path) -> None:
     refused(archive(tmp_path, (name, b"")), f"{name}' is neither an image")
 
 
+def test_names_that_would_garble_a_line(tmp_path: Path) -> None:
+    refused(archive(tmp_path, ("a\nb.png", png())), r"'a\\nb\.png' has control characters")
+    path = archive(tmp_path, ("ä.png", png()))
+    path.write_bytes(path.read_bytes().replace("ä".encode(), b"\xc2\xc2"))
+    refused(path, r"a\.zip: no readable zip archive")
+
+
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
     refused(archive(tmp_path, ("0.png", png())), r"0\.png is there twice")
@@ -194,6 +201,16 @@ def test_faulty_tables(columns: dict[str, list[object]], match: str, tmp_path: P
 
     pq.write_table(pa.table(columns), tmp_path / "a.parquet")
     refused(tmp_path / "a.parquet", match)
+
+
+def test_a_label_beyond_the_names_in_the_schema(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    info = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
+    table = pa.table({"image": [{"bytes": png(), "path": ""}] * 2, "label": [0, 2]})
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(info)}), tmp_path / "a.parquet")
+    refused(tmp_path / "a.parquet", "goes up to 2, but its schema names 2 classes")
 
 
 def test_a_linked_folder_is_read_once(tmp_path: Path) -> None:
