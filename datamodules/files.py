@@ -14,7 +14,15 @@ from typing import Any
 from datamodules.encoded import SUFFIXES, EncodedImages, Limits
 
 LABELS = "dataset.json"
-UNREADABLE = (zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, zlib.error, lzma.LZMAError)
+UNREADABLE = (
+    zipfile.BadZipFile,
+    RuntimeError,  # NotImplementedError too: an unknown compression
+    UnicodeDecodeError,
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def read_folder(folder: Path, limits: Limits) -> EncodedImages:
@@ -82,10 +90,10 @@ def read_zip(path: Path, limits: Limits, below: str = "") -> EncodedImages:
     members, text = [], None
     try:
         with zipfile.ZipFile(path) as archive:
-            limits.check(str(path), "images", sum(not m.is_dir() for m in archive.infolist()))
+            limits.check(str(path), "images", sum(not _is_folder(m) for m in archive.infolist()))
             for member in archive.infolist():
                 _check_member(path, member)
-                if member.is_dir() or not member.filename.startswith(below):
+                if _is_folder(member) or not member.filename.startswith(below):
                     continue
                 if member.filename == below + LABELS:
                     limits.check(f"{path}: {LABELS}", "file_bytes", member.file_size)
@@ -122,16 +130,23 @@ def is_image(name: str) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
 
 
+def _is_folder(member: zipfile.ZipInfo) -> bool:
+    """As ZipInfo.is_dir(), which fails on an empty name."""
+    return member.filename.endswith("/")
+
+
 def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     name = member.filename
     parts = PurePosixPath(name).parts
     if name.startswith("/") or ".." in parts or "\\" in name or ":" in name:
         raise ValueError(f"{path}: member {name!r} has a path that is not relative and inside the archive")
+    if not name.isprintable():
+        raise ValueError(f"{path}: member {name!r} has control characters in its name")
     if stat.S_ISLNK(member.external_attr >> 16):
         raise ValueError(f"{path}: member {name!r} is a symbolic link")
     if member.flag_bits & 1:
         raise ValueError(f"{path}: member {name!r} is encrypted")
-    if not member.is_dir() and not is_image(name) and PurePosixPath(name).name != LABELS:
+    if not _is_folder(member) and not is_image(name) and PurePosixPath(name).name != LABELS:
         raise ValueError(f"{path}: member {name!r} is neither an image ({' '.join(SUFFIXES)}) nor {LABELS}")
 
 
