@@ -1,8 +1,8 @@
 """Two-dimensional data: distributions that can be plotted, some with a known density."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -11,15 +11,16 @@ from datamodules.loader import generator as numbers
 from datamodules.memory import InMemoryDataModule, Split
 
 
-class Distribution2D(Protocol):
+class Distribution2D(ABC):
     """A distribution of points in the plane."""
 
+    @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """n independent points, float32 (n, 2)."""
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Distribution2D):
     """N(mean, std^2 I): its probability-flow ODE is solved in closed form.
 
     Args:
@@ -38,7 +39,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class GaussianMixture:
+class GaussianMixture(Distribution2D):
     """Equal Gaussians evenly spaced on a circle around the origin, the first at angle 0.
 
     Args:
@@ -66,7 +67,7 @@ class GaussianMixture:
 
 
 @dataclass(frozen=True)
-class Checkerboard:
+class Checkerboard(Distribution2D):
     """Uniform on the dark fields of a board of cells x cells over [-extent, extent]^2, the lower left one being dark.
 
     Args:
@@ -90,7 +91,7 @@ class Checkerboard:
 
 
 @dataclass(frozen=True)
-class TwoMoons:
+class TwoMoons(Distribution2D):
     """Two interleaved half circles of radius `radius` with Gaussian noise, centred on the origin.
 
     Args:
