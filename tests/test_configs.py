@@ -1,0 +1,101 @@
+"""Every shipped config parses, builds, trains a batch, and its resolved form parses again."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from main import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUNS = sorted(p.name for p in CONFIGS.glob("*.yaml"))
+SMALL = [
+    "--trainer.accelerator=cpu",
+    "--trainer.precision=32-true",
+    "--trainer.fast_dev_run=true",
+    "--data.init_args.batch_size=2",
+]
+# The papers' networks are too large for a test; their own numbers are tested without memory below.
+SHRUNK = {
+    "bcm_cifar10.yaml": ["--model.init_args.network.init_args.channels=32"],
+    "bcm_imagenet64.yaml": [
+        "--model.init_args.network.init_args.channels=32",
+        "--model.init_args.network.init_args.num_blocks=1",
+        "--model.init_args.network.init_args.channels_per_head=32",
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Four colour images in two class folders."""
+    root = tmp_path_factory.mktemp("images")
+    for i in range(4):
+        (root / f"class{i % 2}").mkdir(exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(root / f"class{i % 2}" / f"{i}.png")
+    return root
+
+
+def data_options(name, images):
+    """Where the images of a config are, for those that have them by path."""
+    content = yaml.safe_load((CONFIGS / name).read_text())
+    data = yaml.safe_load((CONFIGS / content["data"]).read_text())
+    return [f"--data.init_args.path={images}"] if "path" in data["init_args"] else []
+
+
+def test_there_are_the_configs_of_the_readme():
+    promised = {"bcm.yaml", "bcm_digits_long.yaml", "bcm_mnist.yaml", "bcm_cifar10.yaml", "bcm_imagenet64.yaml"}
+    assert promised | {"ct.yaml", "diffusion.yaml"} <= set(RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_trains_a_batch(name, images, capsys):
+    options = [*SMALL, *SHRUNK.get(name, []), *data_options(name, images)]
+    assert main(["fit", "--config", str(CONFIGS / name), *options]) == 0
+    assert "trained on 2 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_resolved_config_parses_to_itself(name, tmp_path, capsys):
+    assert main(["fit", "--config", str(CONFIGS / name), "--print_config"]) == 0
+    resolved = capsys.readouterr().out
+    (tmp_path / "resolved.yaml").write_text(resolved)
+    assert main(["fit", "--config", str(tmp_path / "resolved.yaml"), "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out) == yaml.safe_load(resolved)
+
+
+@pytest.mark.parametrize(
+    ("name", "image_shape", "num_classes", "parameters"),
+    [
+        # 55.7 M in EDM; here and below a second level's embedding, 2 x (c + 1) (4 c) and so on, comes to it
+        ("cifar10_ddpmpp_bidirectional", (3, 32, 32), 0, 56.6e6),
+        # EDM's ADM has 295.9 M with an adaptive scale, whose embedding has twice the outputs in every block
+        ("imagenet64_adm_bidirectional", (3, 64, 64), 1000, 279.9e6),
+    ],
+)
+def test_the_papers_networks(name, image_shape, num_classes, parameters):
+    """Built and called without memory, on the meta device."""
+    from networks import UNet
+
+    content = yaml.safe_load((CONFIGS / "network" / f"{name}.yaml").read_text())
+    assert content["class_path"] == "networks.UNet"
+    with torch.device("meta"):
+        network = UNet(image_shape, num_classes, **content["init_args"])
+        label = torch.zeros(2, dtype=torch.int64) if num_classes else None
+        y = network(torch.zeros(2, *image_shape), torch.zeros(2), label, torch.zeros(2))
+    assert y.shape == (2, *image_shape)
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=2e-3)
+
+
+def test_the_digits_networks_differ_in_the_second_level_alone():
+    """So that methods are compared on the same network."""
+    one, two = (
+        yaml.safe_load((CONFIGS / "network" / f"{name}.yaml").read_text())
+        for name in ("digits", "digits_bidirectional")
+    )
+    assert two["init_args"].pop("bidirectional") is True
+    assert one == two
