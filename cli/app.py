@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 import datamodules  # noqa: F401  so that short class names are known
 import lightning_modules  # noqa: F401
 import networks  # noqa: F401
-from cli.arguments import allowed_imports, option_value
+from cli.arguments import allowed_imports, option_values
 from cli.checkpoints import KeepCheckpoints, StopGently, VerifiedCheckpointIO, first_process
 from cli.errors import UsageError, explain_parsing, run_command
 from cli.progress import ImagesBar
@@ -110,6 +110,7 @@ class FewstepCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         self._dump_config()
+        self.ckpt_path = self.config_dump["ckpt_path"]  # a config may hold it too
         if self.ckpt_path is not None:
             for line in conflicts(self.config_dump, read_checkpoint(self.ckpt_path)):
                 say(f"note: {line}")
@@ -155,7 +156,7 @@ def with_run_config(command: str, args: list[str], ckpt_path: str | None) -> lis
         if command != "fit" and not {"-h", "--help"} & set(args):
             raise UsageError(f"{command} needs --ckpt_path FILE")
         return [command, *args]
-    if option_value(args, "--config", "-c") is not None:
+    if option_values(args, "--config", "-c"):
         return [command, *args]
     return [command, "--config", run_config(ckpt_path), *args]
 
@@ -165,7 +166,7 @@ def train_or_score(command: str, args: Sequence[str]) -> int:
 
     def run() -> None:
         rest, allow = allowed_imports(args)
-        ckpt_path = option_value(rest, "--ckpt_path")
+        ckpt_path = next(reversed(option_values(rest, "--ckpt_path")), None)
         stop = StopGently()
         with restricted_imports(allow), stop if command == "fit" else nullcontext():
             try:

@@ -7,16 +7,14 @@ from typing import NoReturn
 from cli.errors import UsageError, did_you_mean
 
 
-def option_value(args: Sequence[str], *names: str) -> str | None:
-    """The last value of an option, written `--name value` or `--name=value`; None where it is not given."""
-    value = None
-    for i, arg in enumerate(args):
-        if arg in names and i + 1 < len(args):
-            value = args[i + 1]
-        for name in names:
-            if arg.startswith(name + "="):
-                value = arg.partition("=")[2]
-    return value
+def option_values(args: Sequence[str], *names: str) -> list[str]:
+    """The values of an option, written `--name value` or `--name=value`, in order."""
+    values = []
+    for arg, following in zip(args, [*args[1:], None], strict=True):
+        name, equals, value = arg.partition("=")
+        if name in names and (equals or following is not None):
+            values.append(value if equals else str(following))
+    return values
 
 
 def allowed_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import signal
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,10 @@ class StopGently:
         os.kill(os.getpid(), signal.SIGTERM)
 
     def __enter__(self) -> "StopGently":
-        self.previous = signal.signal(signal.SIGINT, self._stop if first_process() else signal.SIG_IGN)
+        if threading.current_thread() is threading.main_thread():  # no other may handle signals
+            self.previous = signal.signal(signal.SIGINT, self._stop if first_process() else signal.SIG_IGN)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGINT, self.previous)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self.previous)

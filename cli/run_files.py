@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from cli.arguments import option_value
+from cli.arguments import option_values
 from cli.checkpoints import write_text
 from cli.errors import UsageError
 from lightning_modules.checkpoint import read_checkpoint
@@ -17,16 +17,14 @@ CONFIG = "config.yaml"
 
 
 def run_name(args: Sequence[str], ckpt_path: str | None) -> str:
-    """What a run is called: after its config file, or after the run that it goes on with."""
-    config = option_value(args, "--config", "-c")
-    path = Path(config) if config and "\n" not in config else None
-    if path is not None and path.name != CONFIG:
-        return path.stem
-    if path is not None:
-        return path.absolute().parent.parent.name or "run"
-    if ckpt_path is not None:
-        return run_directory(ckpt_path).parent.name or "run"
-    return (option_value(args, "--model") or "run").rpartition(".")[2]
+    """What a run is called: after its first config file, or after the run that it goes on with."""
+    configs = [Path(config) for config in option_values(args, "--config", "-c") if "\n" not in config]
+    if configs and configs[0].name != CONFIG:
+        return configs[0].stem
+    if configs or ckpt_path is not None:
+        directory = configs[0].absolute().parent if configs else run_directory(str(ckpt_path))
+        return directory.parent.name or "run"
+    return (option_values(args, "--model") or ["run"])[-1].rpartition(".")[2]
 
 
 def new_run_directory(root: Path, name: str) -> Path:

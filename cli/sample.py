@@ -88,9 +88,11 @@ def _sample(options: "argparse.Namespace") -> None:
         from evaluation.grids import save_png
 
         with torch.inference_mode(), meter.batch(len(seeds), device):
-            points = module.sample(ImageNoise(seeds, module.image_shape, device), steps, label)
+            noise = ImageNoise(seeds, module.image_shape, device)
+            points = module.sample(noise, steps, None if label is None else label.to(device))
         save_npz(options.out / "samples.npz", points.flatten(1).cpu(), label, seeds)
-        save_png(scatter_plot([("", points, label)]), options.out / "grid.png")
+        limit = 1.2 * float(points.abs().amax())
+        save_png(scatter_plot([("", points, label)], limit), options.out / "grid.png")
     else:
         images = generate(
             module.sample,
