@@ -30,7 +30,12 @@ from lightning_modules.checkpoint import read_checkpoint, restricted_imports
 DESCRIPTION = """
 Options stand on the command line or in --config files, of which the later wins over the earlier. A class path in a
 config may name this project, torch, lightning, torchvision and torchmetrics; --allow-import PACKAGE allows another.
+--inception_weights FILE is short for --scores.inception_weights FILE.
 """
+
+
+ALIASES = {"--inception_weights": "--scores.inception_weights"}
+"""Short names of options."""
 
 
 class FewstepCLI(LightningCLI):
@@ -166,6 +171,7 @@ def train_or_score(command: str, args: Sequence[str]) -> int:
 
     def run() -> None:
         rest, allow = allowed_imports(args)
+        rest = [arg.replace(name := arg.partition("=")[0], ALIASES.get(name, name), 1) for arg in rest]
         ckpt_path = next(reversed(option_values(rest, "--ckpt_path")), None)
         stop = StopGently()
         with restricted_imports(allow), stop if command == "fit" else nullcontext():

@@ -93,7 +93,7 @@ def _invert(options: "argparse.Namespace") -> None:
     rows_of_text = (
         ("error: mean squared, per pixel on [0, 1]", f"{float(squared_error(regenerated, images).mean()):.6f}"),
         (
-            f"control: f(x0 + {small:g} noise, {small:g} -> {low:g}), one evaluation",
+            f"control: f(x0 + {small:g} noise, {small:g} -> {low:g}), never inverted",
             f"{float(squared_error(denoised, images).mean()):.6f}",
         ),
         ("variance of these images: error of their mean", f"{variance:.6f}"),
@@ -105,7 +105,7 @@ def _invert(options: "argparse.Namespace") -> None:
         f"{way_out.nfe:g} out (counted)"
     )
     for name, value in rows_of_text:
-        print(f"  {name:<56}{value:>10}")
+        print(f"  {name:<62}{value:>10}")
     options.out.mkdir(parents=True, exist_ok=True)
     save_png(triples(images, regenerated, unit), options.out / "grid.png")
     print(

@@ -51,6 +51,7 @@ TYPED = [
     (["--model.init_args.init_from", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
     (["--checkpoints.keep", "1"], "keep=1"),
     (["--trainer.accelerator", "abacus"], "abacus"),
+    (["--inception_weights", "3", "--scores.steps", "[0]"], "steps=[0]"),  # a short name of scores.inception_weights
     (["--allow-import"], "--allow-import needs the name of a package"),
     (["--allow-import", "jsonargparse"], "--allow-import jsonargparse"),
 ]
