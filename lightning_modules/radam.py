@@ -55,23 +55,15 @@ class RAdam(torch.optim.Optimizer):
                     "exp_avg": torch.zeros_like(p),
                     "exp_avg_sq": torch.zeros_like(p),
                 }
-        m = [self.state[p]["exp_avg"] for p in parameters]
-        v = [self.state[p]["exp_avg_sq"] for p in parameters]
         found_inf, scale = getattr(self, "found_inf", None), getattr(self, "grad_scale", None)
-        gradients: Any = [p.grad for p in parameters]
-        taken: Any = 1.0
-        if found_inf is not None:
-            taken = 1.0 - found_inf.reshape(())
-            gradients = [torch.where(taken > 0, g, 0.0) for g in gradients]  # 0 * NaN would be NaN
-        if scale is not None:
-            gradients = torch._foreach_div(gradients, scale.reshape(()))
+        on_cpu = parameters[0].device.type == "cpu"
+        if on_cpu and found_inf is not None:  # nothing waits for a look at it
+            if found_inf.item() > 0:
+                return
+            found_inf = None
+        taken: Any = 1.0 if found_inf is None else 1.0 - found_inf.reshape(())
         steps = [self.state[p]["step"] for p in parameters]
         torch._foreach_add_(steps, taken)
-
-        torch._foreach_mul_(m, 1 - taken * (1 - beta1))
-        torch._foreach_add_(m, torch._foreach_mul(gradients, taken * (1 - beta1)))
-        torch._foreach_mul_(v, 1 - taken * (1 - beta2))
-        torch._foreach_addcmul_(v, torch._foreach_mul(gradients, taken * (1 - beta2)), gradients)
 
         # every parameter of a group has taken the same steps; the factors in float64, since beta2^k is close to 1
         k = steps[0].double()
@@ -83,9 +75,23 @@ class RAdam(torch.optim.Optimizer):
         adaptive = torch.where(rectified, lr * root * bias2.sqrt() / bias1, 0.0).float() * taken
         plain = torch.where(rectified, 0.0, lr / bias1).float() * taken
 
-        denominators = torch._foreach_sqrt(v)
-        torch._foreach_add_(denominators, eps)
-        update = torch._foreach_div(m, denominators)
-        torch._foreach_mul_(update, adaptive)
-        torch._foreach_add_(update, torch._foreach_mul(m, plain))
-        torch._foreach_sub_(parameters, update)
+        # all at once on a GPU, in few kernels; one by one on a CPU, whose cache then holds what is computed on the way
+        for some in [[p] for p in parameters] if on_cpu else [parameters]:
+            m = [self.state[p]["exp_avg"] for p in some]
+            v = [self.state[p]["exp_avg_sq"] for p in some]
+            gradients: Any = [p.grad for p in some]
+            if found_inf is not None:
+                gradients = [torch.where(taken > 0, g, 0.0) for g in gradients]  # 0 * NaN would be NaN
+            if scale is not None:
+                gradients = torch._foreach_div(gradients, scale.reshape(()))
+            torch._foreach_mul_(m, 1 - taken * (1 - beta1))
+            torch._foreach_add_(m, gradients, alpha=1 - beta1)  # of a skipped step the gradient is 0
+            torch._foreach_mul_(v, 1 - taken * (1 - beta2))
+            torch._foreach_addcmul_(v, gradients, gradients, 1 - beta2)
+
+            rates = torch._foreach_sqrt(v)  # adaptive/(sqrt(v) + eps) + plain
+            torch._foreach_add_(rates, eps)
+            torch._foreach_reciprocal_(rates)
+            torch._foreach_mul_(rates, adaptive)
+            torch._foreach_add_(rates, plain)
+            torch._foreach_addcmul_(some, m, rates, -1)
