@@ -1,4 +1,4 @@
-"""The curves of a training run: loss, loss by noise level, gradient norm, learning rate, N(k), speed."""
+"""The curves of a training run: loss, loss by noise level, gradient norm, learning rate, curricula, speed."""
 
 import math
 import time
@@ -24,7 +24,9 @@ class TrainingCurves(Callback):
     | `train/skipped_steps` | steps with a non-finite gradient, since the start |
     | `train/images_per_second` | by the clock, with all that happened in the interval |
     | `train/lr` | with several groups `train/lr_<optimizer>_<group>` |
-    | `train/N`, `train/mu` | intervals of the grid, rate of the target network, where the method has them |
+    | `train/N` | number of intervals of the grid, where levels lie on one |
+    | `train/gap` | (t - s)/t at t = sigma_data, where levels are continuous |
+    | `train/mu` | rate of the target network, where there is one |
     | `val/...`, `test/...` | what the module logs with `logger=False` in validation and test |
 
     A module's `training_step` returns {"loss": mean, "sigma": levels (B,), "terms": {name: (B,)}}. The sums are kept
@@ -166,10 +168,22 @@ class TrainingCurves(Callback):
         groups = {(i, j): g["lr"] for i, o in enumerate(trainer.optimizers) for j, g in enumerate(o.param_groups)}
         for (i, j), lr in groups.items():
             values["train/lr" if len(groups) == 1 else f"train/lr_{i}_{j}"] = float(lr)
-        progress = images / pl_module.total_images
-        curricula = {"N": getattr(getattr(pl_module, "pairs", None), "steps", None)}
-        curricula["mu"] = getattr(pl_module, "target_rate", None)
-        return values | {f"train/{k}": float(f(progress)) for k, f in curricula.items() if f is not None}
+        return values | self._curricula(pl_module)
+
+    @staticmethod
+    def _curricula(pl_module: Method) -> dict[str, float]:
+        """Tags and values of what the method changes with progress."""
+        progress = pl_module.images_seen / pl_module.total_images
+        pairs: Any = getattr(pl_module, "pairs", None)
+        values = {}
+        if hasattr(pairs, "steps"):
+            values["train/N"] = float(pairs.steps(progress))
+        if hasattr(pairs, "gap"):
+            t = torch.tensor([pl_module.denoiser.sigma_data])
+            values["train/gap"] = float(1 - pairs.gap(t, progress) / t)
+        if getattr(pl_module, "target_rate", None) is not None:
+            values["train/mu"] = float(pl_module.target_rate(progress))
+        return values
 
     def _write_layout(self, writer: SummaryWriter) -> None:
         """One chart of all levels for each term."""

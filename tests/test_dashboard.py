@@ -13,9 +13,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
-from diffusion.curricula import DoublingSteps, SquareRootSteps, TargetRate
+from diffusion.curricula import DoublingSteps, ECTGap, SquareRootSteps, TargetRate
 from diffusion.distances import SquaredL2
-from diffusion.pairs import GridPairs
+from diffusion.pairs import ContinuousPairs, GridPairs
 from diffusion.weightings import ConstantGap
 from evaluation.dashboard import RunSummary, SampleGrids, TrainingCurves
 from lightning_modules import BCMModule, CTModule
@@ -60,6 +60,13 @@ def test_the_state_of_a_run_is_shown(tmp_path: Path) -> None:
     assert [value for _, value in points["train/lr"]] == pytest.approx(last_steps)
     assert [value for _, value in points["train/skipped_steps"]] == [0, 0, 0, 0]
     assert min(value for _, value in points["train/images_per_second"]) > 0
+
+
+def test_continuous_levels_show_their_gap(tmp_path: Path) -> None:
+    module = bcm(pairs=ContinuousPairs(ECTGap(q=2.0, stages=4, k=0.0)))
+    points = scalars(fit(tmp_path, module, TrainingCurves(every_n_images=24)))
+    assert points["train/gap"] == [(24, 0.25), (48, 0.125), (72, 0.0625), (96, 0.0625)]  # 1/q^(stage + 1)
+    assert "train/N" not in points
 
 
 def test_ct_shows_the_rate_of_its_target(tmp_path: Path) -> None:
