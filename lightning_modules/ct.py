@@ -140,10 +140,10 @@ class CTModule(LightningModule):
         raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in self.schedules]} evaluations")
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:

@@ -125,10 +125,10 @@ class DiffusionModule(LightningModule):
         return heun(self.ema_denoiser, high * noise(), sigmas, label)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True)
+        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
 
     def update_averages(self, k: int) -> None:
         """Called after the k-th optimizer step."""

@@ -108,7 +108,7 @@ class SkipNonFinite(Callback):
         self.skipped = torch.zeros(2, dtype=torch.int64)  # in all, in a row
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.skipped = self.skipped.to(pl_module.device)
+        self.skipped = self.skipped.to(pl_module.device, copy=True)  # spawned processes share the old one
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
