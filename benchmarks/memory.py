@@ -1,0 +1,57 @@
+"""Peak memory of one case, in a process of its own."""
+
+import multiprocessing
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+STEPS = 2  # the optimizer takes its memory in the first
+
+
+def _resident() -> float:
+    """The most memory that this process has held so far, MB."""
+    status = Path("/proc/self/status")
+    if status.is_file():  # on Linux ru_maxrss starts at what the parent process held
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1.024e-3
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def _measure(connection: Any, build: Callable[[], Callable[[], None]], device: torch.device, threads: int) -> None:
+    torch.set_num_threads(threads)
+    before = _resident()
+    step = build()
+    for _ in range(STEPS):
+        step()
+    gpu = device.type == "cuda"
+    connection.send(torch.cuda.max_memory_allocated(device) / 1e6 if gpu else _resident() - before)
+    connection.close()
+
+
+def peak_memory(build: Callable[[], Callable[[], None]], device: torch.device, threads: int) -> float:
+    """MB that building a case and taking its steps adds: to the process on a CPU, allocated by torch on a GPU.
+
+    Args:
+        build: makes the step; it must be picklable.
+        device: where it runs.
+        threads: of torch, in the new process.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure, args=(theirs, build, device, threads))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        raise RuntimeError("the process whose memory was measured failed; what it said is above") from None
+    finally:
+        process.join()

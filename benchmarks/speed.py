@@ -1,0 +1,266 @@
+"""How fast training and sampling are, beside the official code.
+
+    python -m benchmarks.speed --size small
+    python -m benchmarks.speed --size both --official-cm CHECKOUT --official-bcm CHECKOUT --json out.json
+    OMP_NUM_THREADS=1 python -m benchmarks.speed --threads 1 --clock cpu     on a machine that others use as well
+
+CT and BCM are timed on a small network and on one of the CIFAR-10 kind, ours and, given checkouts of
+openai/consistency_models and Mosasaur5526/BCM-iCT-torch, the official code on its own network of the same shape.
+All cases of a method take turns in one process; speed-ups are medians of the rounds' own ratios.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.memory import peak_memory
+from benchmarks.official import Official, checkout_commit
+from benchmarks.ours import Ours, Variant
+from benchmarks.shapes import SHAPES, Shape
+from benchmarks.timing import Times, commit, interleave, machine, matrix_product, speedup
+from datamodules.loader import TrainingBatches
+
+VARIANTS = {
+    "float32": Variant(),
+    "unfused": Variant(fused=False),
+    "channels_last": Variant(channels_last=True),
+    "compile": Variant(compiled=True),
+    "bfloat16": Variant(bfloat16=True),
+    "bfloat16_channels_last": Variant(bfloat16=True, channels_last=True),
+}
+MEASURES = ("step", "gradient", "sample")
+
+
+@dataclass
+class Row:
+    """One case: seconds, what they are made of, and how they compare.
+
+    Args:
+        method, size, code, measure: "ct" or "bcm"; of `SHAPES`; "official" or a variant's name; of `MEASURES`.
+        batch_size: images per step or samples at once.
+        seconds: median, q1, q3, min on the chosen clock.
+        tflop: operations of the convolutions, matrix products and attention, in 10^12.
+        rate: those per second over the machine's own rate for matrix products in float32.
+        speedup: over the official code in the same run, median, q1, q3; empty without it.
+        peak_mb: memory that the step adds; None where it was not measured.
+    """
+
+    method: str
+    size: str
+    code: str
+    measure: str
+    batch_size: int
+    seconds: dict[str, float]
+    tflop: float
+    rate: float
+    speedup: dict[str, float] = field(default_factory=dict)
+    peak_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """What the cases of a method are built from; picklable, so that another process can build one.
+
+    Args:
+        bidirectional: BCM rather than CT.
+        shape: of the network.
+        batch_size: images per step.
+        device: where it runs.
+        variant: of ours, or None for the official code.
+        checkout: of the official code.
+    """
+
+    bidirectional: bool
+    shape: Shape
+    batch_size: int
+    device: torch.device
+    variant: Variant | None = None
+    checkout: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """What it is called in tables."""
+        return "official" if self.variant is None else self.variant.name
+
+    def build(self) -> dict[str, Callable[[], Any]]:
+        """The calls that are timed, by measure."""
+        x0 = torch.rand(self.batch_size, *self.shape.image_shape, device=self.device) * 2 - 1
+        code: Ours | Official
+        if self.variant is not None:
+            code = Ours(self.bidirectional, self.shape, self.variant, self.device)
+        else:
+            assert self.checkout is not None
+            code = Official(self.checkout, self.bidirectional, self.shape, self.batch_size)
+        calls = (partial(code.step, x0), partial(code.gradient, x0), partial(code.sample, self.batch_size))
+        return dict(zip(MEASURES, calls, strict=True))
+
+    def build_step(self) -> Callable[[], Any]:
+        """The training step alone."""
+        return self.build()["step"]
+
+
+def operations(call: Callable[[], Any]) -> int:
+    """Floating-point operations of a call, as PyTorch counts them: two per multiply-add."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return counter.get_total_flops()
+
+
+def measure(
+    cases: list[Case], method: str, size: str, measures: Collection[str], repeats: int, clock: str, memory: bool
+) -> list[Row]:
+    """Time all cases of one method and size in turn; the official code's, if any, is the first."""
+    device = cases[0].device
+    peaks = {c.name: peak_memory(c.build_step, device, torch.get_num_threads()) for c in cases} if memory else {}
+    calls = {(case.name, what): call for case in cases for what, call in case.build().items() if what in measures}
+    flops = {key: operations(call) for key, call in calls.items() if "compile" not in key[0]}
+    product, product_flops = matrix_product(1024, device)
+    timed = interleave({**calls, ("matrix product", ""): product}, repeats, device=device)
+    per_second = product_flops / timed.pop(("matrix product", "")).summary(clock)["median"]
+    rows = []
+    for (name, what), times in timed.items():
+        flop = flops.get((name, what), flops.get(("float32", what), 0))  # a compiled loss has the same operations
+        seconds = times.summary(clock)
+        reference = timed.get(("official", what))
+        rows.append(
+            Row(
+                method,
+                size,
+                name,
+                what,
+                cases[0].batch_size,
+                seconds,
+                flop / 1e12,
+                flop / seconds["median"] / per_second,
+                speedup(reference, times, clock) if reference is not None and name != "official" else {},
+                peaks.get(name) if what == "step" else None,
+            )
+        )
+    return rows
+
+
+def loader_seconds(shape: Shape, batch_size: int, device: torch.device, clock: str) -> float:
+    """Mean seconds per batch of flipped RGB images over one whole epoch, its shuffle included."""
+    images = torch.randint(0, 256, (128 * batch_size, *shape.image_shape), dtype=torch.uint8, device=device)
+
+    def epoch() -> None:
+        batches = iter(TrainingBatches(images, None, batch_size, flip=True))
+        for _ in range(128):
+            next(batches)
+
+    times: Times = interleave({"epoch": epoch}, repeats=5, device=device)["epoch"]
+    return times.summary(clock)["median"] / 128
+
+
+def table(rows: list[Row]) -> Any:
+    """The rows as a rich table."""
+    from rich.table import Table
+
+    shown = Table(title="training step = loss, backward, optimizer, averages; gradient = loss and backward")
+    for heading in ("method", "network", "code", "what", "batch", "seconds (IQR)", "min", "of peak", "MB", "speed-up"):
+        shown.add_column(heading, justify="left" if heading in ("method", "network", "code", "what") else "right")
+    for row in rows:
+        s, ratio = row.seconds, row.speedup
+        spread = (s["q3"] - s["q1"]) / s["median"]
+        shown.add_row(
+            row.method,
+            row.size,
+            row.code,
+            row.measure,
+            str(row.batch_size),
+            f"{s['median']:.4f} ({spread:.0%}{' noisy' if spread > 0.1 else ''})",
+            f"{s['min']:.4f}",
+            f"{row.rate:.0%}",
+            "" if row.peak_mb is None else f"{row.peak_mb:.0f}",
+            f"{ratio['median']:.2f} [{ratio['q1']:.2f}, {ratio['q3']:.2f}]" if ratio else "",
+            end_section=row is rows[-1] or rows[rows.index(row) + 1].code != row.code,
+        )
+    return shown
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=[*SHAPES, "both"], default="small", help="network")
+    parser.add_argument("--methods", nargs="+", choices=["ct", "bcm"], default=["ct", "bcm"])
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["float32", "bfloat16"], metavar="V")
+    parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES), help="what is timed")
+    parser.add_argument("--official-cm", type=Path, help="checkout of openai/consistency_models")
+    parser.add_argument("--official-bcm", type=Path, help="checkout of Mosasaur5526/BCM-iCT-torch")
+    parser.add_argument("--batch-size", type=int, help="images per step; by default 16 (small) and 2 (cifar)")
+    parser.add_argument("--repeats", type=int, default=10, help="rounds")
+    parser.add_argument("--threads", type=int, help="of torch; by default as many as it takes")
+    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: this process's CPU time")
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
+    parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peak memory")
+    parser.add_argument("--json", type=Path, help="write the results here as well")
+    options = parser.parse_args(argv)
+    if (options.official_cm or options.official_bcm) and (options.device.type != "cpu" or torch.cuda.is_available()):
+        parser.error("the official code is timed on the CPU: --device cpu, and CUDA_VISIBLE_DEVICES= to hide any GPU")
+    if options.device.type != "cpu" and options.clock == "cpu":
+        parser.error("--clock cpu sees nothing of a GPU's time")
+    return options
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measure, print, and write what was asked for."""
+    options = parse(argv)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    checkouts = {"ct": options.official_cm, "bcm": options.official_bcm}
+    rows, loading = [], {}
+    for size in list(SHAPES) if options.size == "both" else [options.size]:
+        shape = SHAPES[size]
+        batch_size = options.batch_size or shape.batch_size
+        for method in options.methods:
+            case = partial(Case, method == "bcm", shape, batch_size, options.device)
+            cases = [case(checkout=checkouts[method])] if checkouts[method] else []
+            variants = [v for v in options.variants if method == "bcm" or v != "unfused"]
+            cases += [case(variant=VARIANTS[name]) for name in variants]
+            measured = measure(cases, method, size, options.measures, options.repeats, options.clock, options.memory)
+            rows += measured
+            steps = [r.seconds["median"] for r in measured if r.measure == "step" and r.code != "official"]
+            if steps:
+                seconds = loader_seconds(shape, batch_size, options.device, options.clock)
+                loading[f"{method} {size}"] = {"seconds": seconds, "share_of_fastest_step": seconds / min(steps)}
+    from rich.console import Console
+
+    console = Console()
+    console.print(table(rows))
+    for name, loaded in loading.items():
+        console.print(f"{name}: loading a batch takes {loaded['share_of_fastest_step']:.2%} of our fastest step")
+    if options.json:
+        result = {
+            "command": shlex.join(["python", "-m", "benchmarks.speed", *(sys.argv[1:] if argv is None else argv)]),
+            "commit": commit(),
+            "official": {name: checkout_commit(path) for name, path in checkouts.items() if path},
+            "machine": machine(options.device),
+            "clock": options.clock,
+            "loading": loading,
+            "rows": [asdict(row) for row in rows],
+        }
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(_rounded(result), indent=1) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    """Numbers to four digits, for a small file."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+if __name__ == "__main__":
+    main()
