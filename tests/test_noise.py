@@ -31,7 +31,7 @@ def test_karras_grid(n, rho):
 
 
 def test_vp_grid_is_the_sde_integrated():
-    """sigma^2 = (1 - abar)/abar with abar(t) = exp(-integral of beta), beta(t) = 0.1 + 19.9 t, by the trapezium rule."""
+    """sigma^2 = (1 - abar)/abar, abar(t) = exp(-integral of beta), beta(t) = 0.1 + 19.9 t, by the trapezium rule."""
     grid = vp_grid(9)
     for i, sigma in enumerate(grid.tolist()):
         t = 1e-3 + i / 9 * (1 - 1e-3)
