@@ -2,9 +2,20 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+@torch.no_grad()
+def average_in(average: nn.Module, model: nn.Module, rate: float) -> None:
+    """theta_average <- rate theta_average + (1 - rate) theta, in place; buffers are copied."""
+    mine: list[Tensor] = list(average.parameters())
+    theirs: list[Tensor] = list(model.parameters())
+    torch._foreach_lerp_(mine, theirs, 1 - rate)
+    for buffer, source in zip(average.buffers(), model.buffers(), strict=True):
+        buffer.copy_(source)
 
 
 class EMA(nn.Module):
@@ -31,18 +42,19 @@ class EMA(nn.Module):
         """Stay in evaluation mode."""
         return super().train(False)
 
+    @property
+    def evaluated(self) -> Any:
+        """The copy at the first rate, a denoiser of the same class as the one in training."""
+        return self.models[0]
+
     def rate(self, rate: float, k: int) -> float:
         """The rate in use at update k = 0, 1, ..."""
         return min(rate, (1 + k) / (10 + k)) if self.warmup else rate
 
-    @torch.no_grad()
     def update(self, model: nn.Module, k: int) -> None:
         """Average in the weights of `model` after its k-th step, k = 0, 1, ..."""
-        parameters: list[Tensor] = list(model.parameters())
         for rate, average in zip(self.rates, self.models, strict=True):
-            torch._foreach_lerp_(list(average.parameters()), parameters, 1 - self.rate(rate, k))
-            for mine, theirs in zip(average.buffers(), model.buffers(), strict=True):
-                mine.copy_(theirs)
+            average_in(average, model, self.rate(rate, k))
 
     @torch.no_grad()
     def reset(self, model: nn.Module) -> None:

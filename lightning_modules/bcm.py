@@ -30,7 +30,7 @@ from diffusion.rng import ImageNoise, has_dropout, shared_dropout
 from diffusion.samplers import add_initial_noise, invert, mixed
 from lightning_modules.checkpoint import initialise_network
 from lightning_modules.radam import RAdam
-from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 
 
 class BCMDraws(NamedTuple):
@@ -85,7 +85,7 @@ class BCMModule(LightningModule):
         plans: how to sample, one plan per number of evaluations; `PLANS` by default.
         inversions: levels visited by inversion, one sequence per number of evaluations.
         init_from: checkpoint of a consistency model (or BCM) whose EMA weights training starts from.
-        compile: run the loss through torch.compile as one graph.
+        compile: run the loss through torch.compile as one graph; with dropout, the network.
         seed: of all random draws.
     """
 
@@ -113,6 +113,9 @@ class BCMModule(LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        check_budget(total_images)
+        if bidirectional_weight < 0:
+            raise ValueError(f"bidirectional_weight={bidirectional_weight}: it must be >= 0")
         self.save_hyperparameters()
         self.denoiser = BidirectionalDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates)
@@ -124,21 +127,21 @@ class BCMModule(LightningModule):
         self.inversions, self.init_from, self.seed = inversions, init_from, seed
         self.images_seen = 0
         self.fused = not has_dropout(self.denoiser)  # one pass would give its two halves different masks
-        self.objective = torch.compile(self.loss_terms, fullgraph=True, dynamic=False) if compile else self.loss_terms
+        self.objective = compiled(self.loss_terms, self.denoiser) if compile else self.loss_terms
 
     @property
     def ema_denoiser(self) -> BidirectionalDenoiser:
         """The averaged denoiser that is evaluated."""
-        return self.ema.models[0]
+        return self.ema.evaluated
 
     @property
     def progress(self) -> float:
         """Position in the run, from 0 to 1."""
         return self.images_seen / self.total_images
 
-    def draw(self, x0: Tensor) -> BCMDraws:
-        """This step's random numbers, a function of the seed and the images seen."""
-        draws, sigma_range = step_draws(self, x0), (self.denoiser.sigma_min, self.denoiser.sigma_max)
+    def draw(self, x0: Tensor, position: int | None = None) -> BCMDraws:
+        """The random numbers of a step, a function of the seed and of `position`, by default the images seen."""
+        draws, sigma_range = step_draws(self, x0, position), (self.denoiser.sigma_min, self.denoiser.sigma_max)
         t, s = self.pairs.pairs(draws.uniform(len(x0), "levels"), self.progress, *sigma_range)
         u = self.pairs.targets(draws.uniform(len(x0), "targets"), t, self.progress, *sigma_range)
         noise = draws.normal_like(x0, "noise")
@@ -171,9 +174,9 @@ class BCMModule(LightningModule):
         weights = {name: parameter.detach() for name, parameter in self.denoiser.named_parameters()}
         return functional_call(self.denoiser, weights, (x, sigma, label))
 
-    def loss(self, x0: Tensor, label: Tensor | None = None) -> Tensor:
-        """The loss of each image (B,) at this step's draws; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
-        consistency, bidirectional = self.objective(x0, label if self.num_classes else None, self.draw(x0))
+    def loss(self, x0: Tensor, label: Tensor | None = None, position: int | None = None) -> Tensor:
+        """The loss of each image (B,) at the draws of a step; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
+        consistency, bidirectional = self.objective(x0, label if self.num_classes else None, self.draw(x0, position))
         return consistency + bidirectional
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
@@ -204,10 +207,22 @@ class BCMModule(LightningModule):
         return invert(self.ema_denoiser, add_initial_noise(x0, levels[0], noise), levels, label)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
+        self.log(
+            "val/loss",
+            self.loss(*batch, position=batch_idx).mean(),
+            batch_size=len(batch[0]),
+            sync_dist=True,
+            logger=False,
+        )
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
+        self.log(
+            "test/loss",
+            self.loss(*batch, position=batch_idx).mean(),
+            batch_size=len(batch[0]),
+            sync_dist=True,
+            logger=False,
+        )
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffusion.denoisers import Denoiser
 
@@ -155,10 +155,11 @@ def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Li
 
 def load_denoiser(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Denoiser:
     """The frozen EMA denoiser of any checkpoint; arguments and errors as `load_module`."""
-    return load_module(path, allow).ema_denoiser.eval().requires_grad_(False)
+    module: Any = load_module(path, allow)  # every method has ema_denoiser
+    return module.ema_denoiser.eval().requires_grad_(False)
 
 
-def initialise_network(network: nn.Module, path: str | os.PathLike[str]) -> None:
+def initialise_network(network: Any, path: str | os.PathLike[str]) -> None:
     """Start `network` from the EMA weights of a checkpoint.
 
     A network with two noise levels takes one with a single level too: it then starts exactly at it, since the second

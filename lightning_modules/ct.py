@@ -12,6 +12,7 @@ x_s is one Euler step from x_t whose denoiser is the true x0. With the same drop
 | ECT (Geng et al. 2024, arXiv 2406.14548) | ContinuousPairs(ECTGap, LogNormal) | InverseGap | PseudoHuber | none |
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,14 +23,14 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from diffusion.denoisers import ConsistencyDenoiser
-from diffusion.ema import EMA
+from diffusion.ema import EMA, average_in
 from diffusion.noise import perturb
 from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.samplers import multistep
 from lightning_modules.checkpoint import initialise_network
 from lightning_modules.radam import RAdam
-from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 
 
 class CTDraws(NamedTuple):
@@ -59,7 +60,7 @@ class CTModule(LightningModule):
         ema_rates: averaging rates per step, the first is evaluated.
         schedules: levels visited when sampling, one sequence per number of evaluations.
         init_from: checkpoint of a denoiser whose EMA weights training starts from.
-        compile: run the loss through torch.compile as one graph.
+        compile: run the loss through torch.compile as one graph; with dropout, the network.
         seed: of all random draws.
     """
 
@@ -85,30 +86,32 @@ class CTModule(LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        check_budget(total_images)
         self.save_hyperparameters()
         self.denoiser = ConsistencyDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates)
-        self.target = EMA(self.denoiser, (0.0,), warmup=False) if target_rate else None
+        # in training mode like the student, or it would not see the student's dropout mask
+        self.target = copy.deepcopy(self.denoiser).requires_grad_(False) if target_rate else None
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.pairs, self.distance, self.weight, self.target_rate = pairs, distance, weight, target_rate
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.schedules, self.init_from, self.seed = schedules, init_from, seed
         self.images_seen = 0
-        self.objective = torch.compile(self.loss_at, fullgraph=True, dynamic=False) if compile else self.loss_at
+        self.objective = compiled(self.loss_at, self.denoiser) if compile else self.loss_at
 
     @property
     def ema_denoiser(self) -> ConsistencyDenoiser:
         """The averaged denoiser that is evaluated."""
-        return self.ema.models[0]
+        return self.ema.evaluated
 
     @property
     def progress(self) -> float:
         """Position in the run, from 0 to 1."""
         return self.images_seen / self.total_images
 
-    def draw(self, x0: Tensor) -> CTDraws:
-        """This step's random numbers, a function of the seed and the images seen."""
-        draws, sigma_range = step_draws(self, x0), (self.denoiser.sigma_min, self.denoiser.sigma_max)
+    def draw(self, x0: Tensor, position: int | None = None) -> CTDraws:
+        """The random numbers of a step, a function of the seed and of `position`, by default the images seen."""
+        draws, sigma_range = step_draws(self, x0, position), (self.denoiser.sigma_min, self.denoiser.sigma_max)
         t, s = self.pairs.pairs(draws.uniform(len(x0), "levels"), self.progress, *sigma_range)
         return CTDraws(draws.normal_like(x0, "noise"), t.float(), s.float(), draws.stream_seed("dropout"))
 
@@ -118,13 +121,13 @@ class CTModule(LightningModule):
         with shared_dropout(seed, self.denoiser):
             student = self.denoiser(perturb(x0, noise, t), t, label)
         with shared_dropout(seed, self.denoiser), torch.no_grad():
-            teacher = self.target.models[0] if self.target is not None else self.denoiser
+            teacher = self.denoiser if self.target is None else self.target
             target = teacher(perturb(x0, noise, s), s, label)
         return self.weight(t, s) * self.distance(student, target)
 
-    def loss(self, x0: Tensor, label: Tensor | None = None) -> Tensor:
-        """The loss of each image (B,) at this step's draws; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
-        return self.objective(x0, label if self.num_classes else None, self.draw(x0))
+    def loss(self, x0: Tensor, label: Tensor | None = None, position: int | None = None) -> Tensor:
+        """The loss of each image (B,) at the draws of a step; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
+        return self.objective(x0, label if self.num_classes else None, self.draw(x0, position))
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
         x0, label = batch
@@ -140,23 +143,35 @@ class CTModule(LightningModule):
         raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in self.schedules]} evaluations")
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
+        self.log(
+            "val/loss",
+            self.loss(*batch, position=batch_idx).mean(),
+            batch_size=len(batch[0]),
+            sync_dist=True,
+            logger=False,
+        )
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
+        self.log(
+            "test/loss",
+            self.loss(*batch, position=batch_idx).mean(),
+            batch_size=len(batch[0]),
+            sync_dist=True,
+            logger=False,
+        )
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:
             initialise_network(self.denoiser.network, self.init_from)
-            for averages in filter(None, (self.ema, self.target)):
-                averages.reset(self.denoiser)
+            self.ema.reset(self.denoiser)
+            if self.target is not None:
+                self.target.load_state_dict(self.denoiser.state_dict())
 
     def update_averages(self, k: int) -> None:
         """Called after the k-th optimizer step."""
         self.ema.update(self.denoiser, k)
-        if self.target is not None:
-            self.target.rates = (self.target_rate(self.progress),)
-            self.target.update(self.denoiser, k)
+        if self.target is not None and self.target_rate is not None:
+            average_in(self.target, self.denoiser, self.target_rate(self.progress))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer_and_schedule(self, self.denoiser.parameters(), self.make_optimizer, self.lr_factor)

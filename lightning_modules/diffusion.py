@@ -22,7 +22,7 @@ from diffusion.noise import karras_grid, perturb
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.samplers import heun
 from diffusion.weightings import EDMWeight
-from lightning_modules.run import StepOutput, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 
 
 class DiffusionDraws(NamedTuple):
@@ -46,7 +46,7 @@ class DiffusionModule(LightningModule):
         lr_factor: factor of the learning rate as a function of the run's progress; None keeps it constant.
         sigma_data, sigma_min, sigma_max: as in `EDMDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
-        compile: run the loss through torch.compile as one graph.
+        compile: run the loss through torch.compile as one graph; with dropout, the network.
         seed: of all random draws.
 
     Note: EDM's law of levels is not truncated; [0.002, 80] leaves out 3e-5 of it.
@@ -69,6 +69,7 @@ class DiffusionModule(LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        check_budget(total_images)
         self.save_hyperparameters()
         self.denoiser = EDMDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates)
@@ -77,21 +78,21 @@ class DiffusionModule(LightningModule):
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.seed = seed
         self.images_seen = 0
-        self.objective = torch.compile(self.loss_at, fullgraph=True, dynamic=False) if compile else self.loss_at
+        self.objective = compiled(self.loss_at, self.denoiser) if compile else self.loss_at
 
     @property
     def ema_denoiser(self) -> EDMDenoiser:
         """The averaged denoiser that is evaluated."""
-        return self.ema.models[0]
+        return self.ema.evaluated
 
     @property
     def progress(self) -> float:
         """Position in the run, from 0 to 1."""
         return self.images_seen / self.total_images
 
-    def draw(self, x0: Tensor) -> DiffusionDraws:
-        """This step's random numbers, a function of the seed and the images seen."""
-        draws = step_draws(self, x0)
+    def draw(self, x0: Tensor, position: int | None = None) -> DiffusionDraws:
+        """The random numbers of a step, a function of the seed and of `position`, by default the images seen."""
+        draws = step_draws(self, x0, position)
         u = draws.uniform(len(x0), "levels")
         t = self.levels.continuous(u, self.denoiser.sigma_min, self.denoiser.sigma_max)
         return DiffusionDraws(draws.normal_like(x0, "noise"), t.float(), draws.stream_seed("dropout"))
@@ -103,9 +104,9 @@ class DiffusionModule(LightningModule):
             x0_hat = self.denoiser(perturb(x0, noise, t), t, label)
         return self.weight(t) * self.distance(x0_hat, x0)
 
-    def loss(self, x0: Tensor, label: Tensor | None = None) -> Tensor:
-        """The loss of each image (B,) at this step's draws; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
-        return self.objective(x0, label if self.num_classes else None, self.draw(x0))
+    def loss(self, x0: Tensor, label: Tensor | None = None, position: int | None = None) -> Tensor:
+        """The loss of each image (B,) at the draws of a step; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
+        return self.objective(x0, label if self.num_classes else None, self.draw(x0, position))
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
         x0, label = batch
@@ -125,10 +126,22 @@ class DiffusionModule(LightningModule):
         return heun(self.ema_denoiser, high * noise(), sigmas, label)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("val/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
+        self.log(
+            "val/loss",
+            self.loss(*batch, position=batch_idx).mean(),
+            batch_size=len(batch[0]),
+            sync_dist=True,
+            logger=False,
+        )
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log("test/loss", self.loss(*batch).mean(), batch_size=len(batch[0]), sync_dist=True, logger=False)
+        self.log(
+            "test/loss",
+            self.loss(*batch, position=batch_idx).mean(),
+            batch_size=len(batch[0]),
+            sync_dist=True,
+            logger=False,
+        )
 
     def update_averages(self, k: int) -> None:
         """Called after the k-th optimizer step."""

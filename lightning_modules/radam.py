@@ -44,7 +44,8 @@ class RAdam(torch.optim.Optimizer):
         for group in self.param_groups:
             parameters = [p for p in group["params"] if p.grad is not None]
             if parameters:
-                self._step_group(parameters, group["lr"], *group["betas"], group["eps"])
+                beta1, beta2 = group["betas"]
+                self._step_group(parameters, group["lr"], beta1, beta2, group["eps"])
         return loss
 
     def _step_group(self, parameters: list[Tensor], lr: float, beta1: float, beta2: float, eps: float) -> None:

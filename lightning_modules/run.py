@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypedDict
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from diffusion.rng import Draws
+from diffusion.denoisers import Denoiser
+from diffusion.rng import Draws, has_dropout
 
 
 class StepOutput(TypedDict):
@@ -38,11 +39,28 @@ def optimizer_and_schedule(
     return {"optimizer": built, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def step_draws(module: Any, x0: Tensor) -> Draws:
-    """The random numbers of this step for the slice x0 (B, ...) of the global batch that this process holds."""
+def compiled(objective: Callable[..., Any], denoiser: Denoiser) -> Callable[..., Any]:
+    """Compile a loss as one graph; with dropout, whose seeding cannot be traced, the denoiser's network instead."""
+    if has_dropout(denoiser):
+        denoiser.network.compile(fullgraph=True, dynamic=False)
+        return objective
+    return torch.compile(objective, fullgraph=True, dynamic=False)
+
+
+def check_budget(total_images: int) -> None:
+    """Raise ValueError for a run of no images."""
+    if total_images < 1:
+        raise ValueError(f"total_images={total_images}: a run sees at least one image")
+
+
+def step_draws(module: Any, x0: Tensor, position: int | None = None) -> Draws:
+    """The random numbers of a step for the slice x0 (B, ...) of the global batch that this process holds.
+
+    `position` stands in the place of the images seen, so that a validation batch always meets the same noise.
+    """
     trainer = getattr(module, "_trainer", None)  # without a Trainer, this process holds the whole batch
     rank, world_size = (trainer.global_rank, trainer.world_size) if trainer is not None else (0, 1)
-    return Draws(module.seed, module.images_seen, x0.device, rank, world_size)
+    return Draws(module.seed, module.images_seen if position is None else position, x0.device, rank, world_size)
 
 
 class CountImages(Callback):
@@ -51,22 +69,20 @@ class CountImages(Callback):
     Steps are no measure: with two optimizers `trainer.global_step` counts both, and a step's size is the batch's.
     """
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         if pl_module.images_seen >= pl_module.total_images:
             rank_zero_info(f"The run is complete: {pl_module.images_seen:,} of {pl_module.total_images:,} images seen.")
             trainer.should_stop = True  # the loop asks before its first step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         pl_module.images_seen += len(batch[0]) * trainer.world_size
         if pl_module.images_seen >= pl_module.total_images:
             trainer.should_stop = True
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["images_seen"] = pl_module.images_seen
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         pl_module.images_seen = checkpoint["images_seen"]
 
 
@@ -76,12 +92,10 @@ class UpdateAverages(Callback):
     def __init__(self) -> None:
         self.step = 0
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.step = trainer.global_step
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if trainer.global_step > self.step:  # not in the middle of an accumulation
             self.step = trainer.global_step
             pl_module.update_averages(self.step - 1)
@@ -107,12 +121,10 @@ class SkipNonFinite(Callback):
         self.grad_norm = torch.zeros(())
         self.skipped = torch.zeros(2, dtype=torch.int64)  # in all, in a row
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
         self.skipped = self.skipped.to(pl_module.device, copy=True)  # spawned processes share the old one
 
-    def on_before_optimizer_step(
-        self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
-    ) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = torch._foreach_norm([p.grad for p in parameters])
         self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
@@ -125,9 +137,7 @@ class SkipNonFinite(Callback):
             for parameter in parameters:
                 parameter.grad = None  # an optimizer leaves a parameter without gradient, and its state, alone
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         if (batch_idx + 1) % self.every_n_steps:
             return
         total, row = self.skipped.tolist()

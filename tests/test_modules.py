@@ -246,7 +246,7 @@ def test_cts_target_follows_at_its_own_rate():
         module.images_seen = seen
         module.update_averages(100)
         expected = expected * rate(seen / 1000) + 1 - rate(seen / 1000)
-        moved = module.target.models[0].network.second.bias - start
+        moved = module.target.network.second.bias - start
         torch.testing.assert_close(moved, torch.full_like(moved, expected))
     module.images_seen = 0
     assert module.loss(x0).mean() < loss.mean()  # the target came nearer to the student

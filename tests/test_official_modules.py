@@ -43,7 +43,7 @@ def test_ct_loss_and_its_gradient(record):
     """The target network has weights of its own; the gradient shows that none flows through it."""
     distance = {"l1": L1(), "l2": SquaredL2()}[record["norm"]]
     module = consistency_module(distance=distance, weight=ConstantGap(), target_rate=lambda progress: 0.9)
-    module.target.models[0].network.load_state_dict(FormulaNetwork(*record["target"]).state_dict())
+    module.target.network.load_state_dict(FormulaNetwork(*record["target"]).state_dict())
     grid, index = karras_grid(record["num_scales"] - 1).flip(0), torch.tensor(record["index"])
     loss = module.loss_at(X0, None, CTDraws(noise(record["noise"]), grid[index], grid[index + 1], 0))
     agrees(loss, tensor(record["loss"]))
