@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 
@@ -52,7 +52,7 @@ class PseudoHuber:
         return distance / root_dim if self.per_root_dim else distance
 
 
-class LPIPS(nn.Module):
+class LPIPS:
     """Learned perceptual distance of images in [-1, 1] (Zhang et al. 2018, arXiv 1801.03924), by torchmetrics.
 
     The images are brought to `size` pixels by bilinear interpolation, as CD and CT do below 256 (arXiv 2303.01469).
@@ -64,12 +64,12 @@ class LPIPS(nn.Module):
     """
 
     def __init__(self, net_type: Literal["vgg", "alex", "squeeze"] = "vgg", size: int = 224):
-        super().__init__()
         from torchmetrics.functional.image.lpips import _NoTrainLpips
 
         self.net = _NoTrainLpips(net=net_type)
         self.size = size
 
-    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        self.net.to(a.device)
         a, b = (F.interpolate(x, size=(self.size, self.size), mode="bilinear").expand(-1, 3, -1, -1) for x in (a, b))
         return self.net(a, b).flatten()
