@@ -120,6 +120,13 @@ class FewstepCLI(LightningCLI):
             for line in conflicts(self.config_dump, read_checkpoint(self.ckpt_path)):
                 say(f"note: {line}")
 
+    def after_validate(self) -> None:
+        """Print what was measured; the modules keep it out of Lightning's table, which goes with its own x axis."""
+        for name, value in self.trainer.callback_metrics.items():
+            say(f"{name}: {float(value):.6g}")
+
+    after_test = after_validate
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]["trainer"]
         root = Path(settings["default_root_dir"])

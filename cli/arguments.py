@@ -10,10 +10,10 @@ from cli.errors import UsageError, did_you_mean
 def option_values(args: Sequence[str], *names: str) -> list[str]:
     """The values of an option, written `--name value` or `--name=value`, in order."""
     values = []
-    for arg, following in zip(args, [*args[1:], None], strict=True):
+    for i, arg in enumerate(args):
         name, equals, value = arg.partition("=")
-        if name in names and (equals or following is not None):
-            values.append(value if equals else str(following))
+        if name in names and (equals or i + 1 < len(args)):
+            values.append(value if equals else args[i + 1])
     return values
 
 

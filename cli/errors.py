@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import linecache
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -74,7 +75,7 @@ def explain(error: BaseException) -> str | None:
             return text
         if isinstance(cause, FileNotFoundError) and cause.filename is not None:
             return f"there is no file {cause.filename}"
-        if isinstance(cause, ValueError | FileNotFoundError) and _raised_in(cause.__traceback__).startswith(TRUSTED):
+        if isinstance(cause, ValueError | FileNotFoundError) and _was_meant(cause.__traceback__):
             return text
         if isinstance(cause, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
             lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
@@ -83,13 +84,15 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _raised_in(traceback: TracebackType | None) -> str:
-    """Name of the module whose frame raised."""
+def _was_meant(traceback: TracebackType | None) -> bool:
+    """Whether a trusted package raised an error by a `raise` of its own, and did not stumble over something."""
     if traceback is None:
-        return ""
+        return False
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
-    return str(traceback.tb_frame.f_globals.get("__name__", "")) + "."
+    frame = traceback.tb_frame
+    line = linecache.getline(frame.f_code.co_filename, traceback.tb_lineno).strip()
+    return f"{frame.f_globals.get('__name__')}.".startswith(TRUSTED) and line.startswith("raise")
 
 
 def explain_parsing(error: BaseException, options: Iterable[str]) -> str:
