@@ -1,6 +1,6 @@
 """RAdam that can skip a step on the device."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -76,8 +76,8 @@ class RAdam(torch.optim.Optimizer):
         adaptive = torch.where(rectified, lr * root * bias2.sqrt() / bias1, 0.0).float() * taken
         plain = torch.where(rectified, 0.0, lr / bias1).float() * taken
 
-        # all at once on a GPU, in few kernels; one by one on a CPU, whose cache then holds what is computed on the way
-        for some in [[p] for p in parameters] if on_cpu else [parameters]:
+        # all at once on a GPU, in few kernels; part by part on a CPU, whose cache then holds what comes between
+        for some in _parts(parameters, 2**18) if on_cpu else [parameters]:
             m = [self.state[p]["exp_avg"] for p in some]
             v = [self.state[p]["exp_avg_sq"] for p in some]
             gradients: Any = [p.grad for p in some]
@@ -96,3 +96,14 @@ class RAdam(torch.optim.Optimizer):
             torch._foreach_mul_(rates, adaptive)
             torch._foreach_add_(rates, plain)
             torch._foreach_addcmul_(some, m, rates, -1)
+
+
+def _parts(parameters: list[Tensor], size: int) -> Iterator[list[Tensor]]:
+    """Consecutive parameters of `size` numbers together, or one alone that has more."""
+    part: list[Tensor] = []
+    for p in parameters:
+        if part and sum(q.numel() for q in part) + p.numel() > size:
+            yield part
+            part = []
+        part.append(p)
+    yield part
