@@ -23,7 +23,8 @@ class Variant:
 
     Args:
         bfloat16: the network under autocast.
-        channels_last: network and images in that memory format.
+        channels_last: the weights in that memory format, as `lightning_modules.run.ChannelsLast` has it in float32
+            on a CPU; what the network computes follows.
         compiled: the loss through torch.compile.
         fused: BCM's passes A and C as one; False for two, as a network with dropout needs.
     """
@@ -103,8 +104,6 @@ class Ours:
 
     def gradient(self, x0: Tensor) -> None:
         """Loss and backward; x0 (B, C, H, W) in [-1, 1]."""
-        if self.variant.channels_last:
-            x0 = x0.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad()
         with self._precision():
             loss = self.module.training_step((x0, None), self.steps)["loss"]

@@ -151,6 +151,18 @@ class SkipNonFinite(Callback):
             )
 
 
+class ChannelsLast(Callback):
+    """In float32 on a CPU, the weights of convolutions in the memory format that oneDNN computes in.
+
+    A U-Net's training step is then about 1.15 times as fast; under bfloat16 autocast it would be slower
+    (docs/results.md).
+    """
+
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if trainer.strategy.root_device.type == "cpu" and trainer.precision == "32-true":
+            pl_module.to(memory_format=torch.channels_last)
+
+
 def run_callbacks() -> list[Callback]:
     """What `configure_callbacks` of every method returns."""
-    return [SkipNonFinite(), UpdateAverages(), CountImages()]
+    return [ChannelsLast(), SkipNonFinite(), UpdateAverages(), CountImages()]

@@ -101,11 +101,12 @@ def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     speed.main(["--repeats", "2", "--no-memory", "--variants", "float32", "unfused", "--json", str(out)])
     result = json.loads(out.read_text())
     seen = {(row["method"], row["code"], row["measure"]) for row in result["rows"]}
-    codes = [("ct", "float32"), ("bcm", "float32"), ("bcm", "float32, unfused")]
+    fused, unfused = "float32, channels_last", "float32, channels_last, unfused"
+    codes = [("ct", fused), ("bcm", fused), ("bcm", unfused)]
     assert seen == {(*code, measure) for code in codes for measure in ("step", "gradient", "sample")}
     assert all(row["seconds"]["median"] > 0 and row["tflop"] > 0 and not row["speedup"] for row in result["rows"])
     flop = {(row["method"], row["code"], row["measure"]): row["tflop"] for row in result["rows"]}
-    assert flop["bcm", "float32", "step"] == flop["bcm", "float32, unfused", "step"]
+    assert flop["bcm", fused, "step"] == flop["bcm", unfused, "step"]
     assert 0 < result["loading"]["ct small"]["share_of_fastest_step"] < 1
     assert result["machine"]["torch"] == torch.__version__
     assert "--repeats 2" in result["command"]
