@@ -17,12 +17,13 @@ import datamodules  # noqa: F401  so that short class names are known
 import lightning_modules  # noqa: F401
 import networks  # noqa: F401
 from cli.arguments import allowed_imports, option_values
-from cli.checkpoints import KeepCheckpoints, StopGently, VerifiedCheckpointIO, first_process
+from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO, first_process
 from cli.errors import UsageError, explain_parsing, run_command
 from cli.progress import ImagesBar
 from cli.quiet import quiet
 from cli.report import RunReport
 from cli.run_files import SaveConfig, conflicts, new_run_directory, run_config, run_directory, run_name
+from cli.stop import StopGently
 from evaluation.dashboard import RunSummary, SampleGrids, TrainingCurves
 from evaluation.scorer import Scorer
 from lightning_modules.checkpoint import read_checkpoint, restricted_imports
@@ -44,9 +45,11 @@ class FewstepCLI(LightningCLI):
     Args:
         args: subcommand and options.
         ckpt_path: the checkpoint among them.
+        stop: what stops a training run from outside.
     """
 
-    def __init__(self, args: list[str], ckpt_path: str | None):
+    def __init__(self, args: list[str], ckpt_path: str | None, stop: StopGently):
+        self.stop = stop
         self.run_directory: Path | None = None
         self.name = run_name(args, ckpt_path)
         self.ckpt_path = ckpt_path
@@ -149,6 +152,8 @@ class FewstepCLI(LightningCLI):
             keep.directory = self.run_directory / "checkpoints"
         if config.get("enable_checkpointing") is False:
             callbacks = [c for c in callbacks if c is not keep]
+        else:
+            callbacks = [*callbacks, self.stop]  # after the other
         callbacks = [*callbacks, SaveConfig(self.config_dump, self.run_directory), RunSummary()]
         callbacks.append(RunReport(self.run_directory, keep))
         if config.get("enable_progress_bar") is not False:
@@ -183,7 +188,7 @@ def train_or_score(command: str, args: Sequence[str]) -> int:
         stop = StopGently()
         with restricted_imports(allow), stop if command == "fit" else nullcontext():
             try:
-                FewstepCLI(with_run_config(command, rest, ckpt_path), ckpt_path)
+                FewstepCLI(with_run_config(command, rest, ckpt_path), ckpt_path, stop)
             except SIGTERMException:
                 sys.exit(130 if stop.interrupted else 143)
 

@@ -4,9 +4,7 @@ import hashlib
 import os
 import shlex
 import shutil
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -150,29 +148,3 @@ def first_process() -> bool:
 def program() -> str:
     """How this program was called."""
     return "fewstep" if Path(sys.argv[0]).name == "fewstep" else "python main.py"
-
-
-class StopGently:
-    """Inside the block Ctrl-C lets the step in progress end and the run be saved, as SIGTERM does; a second one kills.
-
-    Python raises KeyboardInterrupt anywhere, also in the middle of an optimizer step, whose weights no one should keep.
-    Of several processes the first one tells the others.
-    """
-
-    def __init__(self) -> None:
-        self.interrupted = False
-
-    def _stop(self, number: int, frame: Any) -> None:
-        if self.interrupted or signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, None):  # before the first step
-            raise KeyboardInterrupt
-        self.interrupted = True
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def __enter__(self) -> "StopGently":
-        if threading.current_thread() is threading.main_thread():  # no other may handle signals
-            self.previous = signal.signal(signal.SIGINT, self._stop if first_process() else signal.SIG_IGN)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self.previous)

@@ -1,6 +1,7 @@
 """Keeps the terminal for what a user should see. Only what is known and harmless is left out, message by message."""
 
 import logging
+import re
 import warnings
 
 ADVERTS = (
@@ -48,7 +49,7 @@ HARMLESS = (
 
 class _NoAdverts(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().lstrip().startswith(ADVERTS)
+        return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage().lstrip()).startswith(ADVERTS)
 
 
 def quiet() -> None:

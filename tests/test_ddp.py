@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -21,24 +22,30 @@ def loss_curve(run):
     return [(point.step, point.value) for point in EventAccumulator(str(run)).Reload().Scalars("train/loss")]
 
 
+def start(tmp_path, content):
+    """`fit` of a config on two processes; its runs lie in tmp_path/two."""
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump(content))
+    options = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--trainer.default_root_dir={tmp_path}/two"]
+    return subprocess.Popen(
+        [sys.executable, "main.py", "fit", "--config", str(tmp_path / "two.yaml"), *options],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_two_processes_train_bcm_on_the_digits(tmp_path):
     """gloo on the CPU: the same loss curve and weights within float error, one run's directory, one report."""
     content = config("BCMModule", images=64 * 12)
     content["curves"] = {"every_n_images": 64}
     alone = fit(tmp_path, content)
 
-    (tmp_path / "two.yaml").write_text(yaml.safe_dump(content))
-    options = ["--trainer.devices=2", "--trainer.strategy=ddp", f"--trainer.default_root_dir={tmp_path}/two"]
-    done = subprocess.run(
-        [sys.executable, "main.py", "fit", "--config", str(tmp_path / "two.yaml"), *options],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("device:   2 x cpu") == done.stdout.count("trained on 768 images") == 1
+    process = start(tmp_path, content)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    assert said.count("device:   2 x cpu") == said.count("trained on 768 images") == 1
     (together,) = (tmp_path / "two").glob("*/*")
     assert len(list(together.glob("events.*"))) == 1 and (together / "config.yaml").is_file()
 
@@ -49,3 +56,20 @@ def test_two_processes_train_bcm_on_the_digits(tmp_path):
     assert second["images_seen"] == 768
     for name, weights in first["state_dict"].items():
         torch.testing.assert_close(second["state_dict"][name], weights, rtol=0, atol=1e-4, msg=name)
+
+
+def test_two_processes_stop_at_the_same_step(tmp_path):
+    """SIGTERM to the first alone. Lightning's own handler broadcasts out of turn, and both may wait for ever."""
+    content = config("CTModule", images=64 * 10_000)
+    content["checkpoints"]["every_n_images"] = 64 * 20
+    process = start(tmp_path, content)
+    deadline = time.monotonic() + 600
+    while not list(tmp_path.glob("two/*/*/checkpoints/last.ckpt")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.terminate()
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 143, said
+    (last,) = tmp_path.glob("two/*/*/checkpoints/last.ckpt")
+    assert f"fit --ckpt_path {last}" in said and "Traceback" not in said
+    assert read_checkpoint(last)["images_seen"] >= 64 * 20
