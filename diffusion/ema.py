@@ -28,14 +28,20 @@ class EMA(nn.Module):
     Args:
         model: the denoiser in training; its copies start equal to it.
         rates: averaging rates per step in [0, 1), the first is the one that is evaluated.
+        batch: images of the step that the rates (and k) are of; a step of n images then averages at rate^(n/batch), so
+            that the half-life in images is the same at any batch size. None: per step, whatever its size.
         warmup: let the rate grow with k, so that a short run does not keep its random start.
     """
 
-    def __init__(self, model: nn.Module, rates: Sequence[float] = (0.9999,), warmup: bool = True):
+    def __init__(
+        self, model: nn.Module, rates: Sequence[float] = (0.9999,), warmup: bool = True, batch: int | None = None
+    ):
         super().__init__()
+        if batch is not None and batch < 1:
+            raise ValueError(f"batch={batch}: the rates are of a step of at least one image")
         if not rates or not all(0 <= rate < 1 for rate in rates):
             raise ValueError(f"rates={list(rates)}: at least one rate, each in [0, 1), is needed")
-        self.rates, self.warmup = tuple(rates), warmup
+        self.rates, self.warmup, self.batch = tuple(rates), warmup, batch
         self.models = nn.ModuleList(copy.deepcopy(model).eval().requires_grad_(False) for _ in rates)
 
     def train(self, mode: bool = True) -> "EMA":
@@ -47,14 +53,15 @@ class EMA(nn.Module):
         """The copy at the first rate, a denoiser of the same class as the one in training."""
         return self.models[0]
 
-    def rate(self, rate: float, k: int) -> float:
+    def rate(self, rate: float, k: float) -> float:
         """The rate in use at update k = 0, 1, ..."""
         return min(rate, (1 + k) / (10 + k)) if self.warmup else rate
 
-    def update(self, model: nn.Module, k: int) -> None:
-        """Average in the weights of `model` after its k-th step, k = 0, 1, ..."""
+    def update(self, model: nn.Module, k: int, images: int | None = None) -> None:
+        """Average in the weights of `model` after its k-th step, k = 0, 1, ..., which took `images` images."""
+        share = 1.0 if self.batch is None or images is None else images / self.batch
         for rate, average in zip(self.rates, self.models, strict=True):
-            average_in(average, model, self.rate(rate, k))
+            average_in(average, model, self.rate(rate, k * share) ** share)
 
     @torch.no_grad()
     def reset(self, model: nn.Module) -> None:

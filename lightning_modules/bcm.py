@@ -82,6 +82,7 @@ class BCMModule(LightningModule):
         bidirectional_weight: factor of the bidirectional term, >= 0.
         sigma_data, sigma_min, sigma_max: as in `BidirectionalDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
+        ema_batch: images of the step that the rates are of, see `EMA`; None for this run's step, whatever its size.
         plans: how to sample, one plan per number of evaluations; `PLANS` by default.
         inversions: levels visited by inversion, one sequence per number of evaluations.
         init_from: checkpoint of a consistency model (or BCM) whose EMA weights training starts from.
@@ -106,6 +107,7 @@ class BCMModule(LightningModule):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         ema_rates: Sequence[float] = (0.9999,),
+        ema_batch: int | None = None,
         plans: Sequence[BCMPlan] | None = None,
         inversions: Sequence[Sequence[float]] = ((0.07, 80.0), (0.07, 15.0, 80.0)),
         init_from: str | None = None,
@@ -118,7 +120,7 @@ class BCMModule(LightningModule):
             raise ValueError(f"bidirectional_weight={bidirectional_weight}: it must be >= 0")
         self.save_hyperparameters()
         self.denoiser = BidirectionalDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
-        self.ema = EMA(self.denoiser, ema_rates)
+        self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.pairs, self.distance, self.weight, self.target_weight = pairs, distance, weight, target_weight
         self.bidirectional_weight = bidirectional_weight
@@ -229,9 +231,9 @@ class BCMModule(LightningModule):
             initialise_network(self.denoiser.network, self.init_from)
             self.ema.reset(self.denoiser)
 
-    def update_averages(self, k: int) -> None:
-        """Called after the k-th optimizer step."""
-        self.ema.update(self.denoiser, k)
+    def update_averages(self, k: int, images: int | None = None) -> None:
+        """Called after the k-th optimizer step, which took `images` images."""
+        self.ema.update(self.denoiser, k, images)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer_and_schedule(self, self.denoiser.parameters(), self.make_optimizer, self.lr_factor)

@@ -58,6 +58,7 @@ class CTModule(LightningModule):
         target_rate: EMA rate of the target network as a function of progress (CT); None for the current weights.
         sigma_data, sigma_min, sigma_max: as in `ConsistencyDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
+        ema_batch: images of the step that the rates are of, see `EMA`; None for this run's step, whatever its size.
         schedules: levels visited when sampling, one sequence per number of evaluations.
         init_from: checkpoint of a denoiser whose EMA weights training starts from.
         compile: run the loss through torch.compile as one graph; with dropout, the network.
@@ -80,6 +81,7 @@ class CTModule(LightningModule):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         ema_rates: Sequence[float] = (0.9999,),
+        ema_batch: int | None = None,
         schedules: Sequence[Sequence[float]] = ((80.0,), (80.0, 0.821)),
         init_from: str | None = None,
         compile: bool = False,
@@ -89,7 +91,7 @@ class CTModule(LightningModule):
         check_budget(total_images)
         self.save_hyperparameters()
         self.denoiser = ConsistencyDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
-        self.ema = EMA(self.denoiser, ema_rates)
+        self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         # in training mode like the student, or it would not see the student's dropout mask
         self.target = copy.deepcopy(self.denoiser).requires_grad_(False) if target_rate else None
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
@@ -167,9 +169,9 @@ class CTModule(LightningModule):
             if self.target is not None:
                 self.target.load_state_dict(self.denoiser.state_dict())
 
-    def update_averages(self, k: int) -> None:
-        """Called after the k-th optimizer step."""
-        self.ema.update(self.denoiser, k)
+    def update_averages(self, k: int, images: int | None = None) -> None:
+        """Called after the k-th optimizer step, which took `images` images."""
+        self.ema.update(self.denoiser, k, images)
         if self.target is not None and self.target_rate is not None:
             average_in(self.target, self.denoiser, self.target_rate(self.progress))
 

@@ -46,6 +46,7 @@ class DiffusionModule(LightningModule):
         lr_factor: factor of the learning rate as a function of the run's progress; None keeps it constant.
         sigma_data, sigma_min, sigma_max: as in `EDMDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
+        ema_batch: images of the step that the rates are of, see `EMA`; None for this run's step, whatever its size.
         compile: run the loss through torch.compile as one graph; with dropout, the network.
         seed: of all random draws.
 
@@ -65,6 +66,7 @@ class DiffusionModule(LightningModule):
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
         ema_rates: Sequence[float] = (0.9999,),
+        ema_batch: int | None = None,
         compile: bool = False,
         seed: int = 0,
     ):
@@ -72,7 +74,7 @@ class DiffusionModule(LightningModule):
         check_budget(total_images)
         self.save_hyperparameters()
         self.denoiser = EDMDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
-        self.ema = EMA(self.denoiser, ema_rates)
+        self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.levels, self.weight, self.distance = levels, EDMWeight(sigma_data), SquaredL2()
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
@@ -143,9 +145,9 @@ class DiffusionModule(LightningModule):
             logger=False,
         )
 
-    def update_averages(self, k: int) -> None:
-        """Called after the k-th optimizer step."""
-        self.ema.update(self.denoiser, k)
+    def update_averages(self, k: int, images: int | None = None) -> None:
+        """Called after the k-th optimizer step, which took `images` images."""
+        self.ema.update(self.denoiser, k, images)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         return optimizer_and_schedule(self, self.denoiser.parameters(), self.make_optimizer, self.lr_factor)

@@ -1,6 +1,6 @@
 """What every run does beside its method: count images, average weights, skip steps that are not finite.
 
-A method's module gives `images_seen`, `total_images`, `seed` and `update_averages(k)`, and returns `run_callbacks()`
+A method's module gives `images_seen`, `total_images`, `seed` and `update_averages`, and returns `run_callbacks()`
 from `configure_callbacks`. Lightning runs these before it writes a checkpoint, so a checkpoint is always of one moment.
 """
 
@@ -31,7 +31,10 @@ def optimizer_and_schedule(
     optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
     lr_factor: Callable[[float], float] | None,
 ) -> OptimizerLRScheduler:
-    """Build an optimizer, whose learning rate is multiplied by `lr_factor(module.progress)` at every step."""
+    """Build an optimizer whose learning rate is multiplied by `lr_factor(module.progress)`.
+
+    Note: Lightning asks for it after a step, when that step's images are not yet counted; so it lags by one step.
+    """
     built = optimizer(parameters)
     if lr_factor is None:
         return built
@@ -90,15 +93,17 @@ class UpdateAverages(Callback):
     """Updates the averaged weights after every optimizer step, before any checkpoint is written."""
 
     def __init__(self) -> None:
-        self.step = 0
+        self.step, self.images = 0, 0
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.step = trainer.global_step
+        self.step, self.images = trainer.global_step, 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.images += len(batch[0]) * trainer.world_size
         if trainer.global_step > self.step:  # not in the middle of an accumulation
-            self.step = trainer.global_step
-            pl_module.update_averages(self.step - 1)
+            # by images, since with two optimizers global_step counts both
+            pl_module.update_averages(pl_module.images_seen // self.images, self.images)
+            self.step, self.images = trainer.global_step, 0
 
 
 class SkipNonFinite(Callback):
@@ -138,8 +143,13 @@ class SkipNonFinite(Callback):
                 parameter.grad = None  # an optimizer leaves a parameter without gradient, and its state, alone
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if (batch_idx + 1) % self.every_n_steps:
-            return
+        if (batch_idx + 1) % self.every_n_steps == 0:
+            self._read_counts(pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._read_counts(pl_module)
+
+    def _read_counts(self, pl_module: Any) -> None:
         total, row = self.skipped.tolist()
         if total > self.reported:
             rank_zero_warn(f"{total - self.reported} steps with a non-finite gradient were skipped ({total} in all).")

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from test_modules import METHODS, SHAPE, bcm, ct, images
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.curricula import SquareRootSteps, TargetRate
+from lightning_modules.run import SkipNonFinite
 from networks import MLP
 
 
@@ -56,3 +58,40 @@ def test_a_validation_batch_meets_the_same_noise_at_any_time(make):
     again = module.draw(x0, 0)
     assert torch.equal(first.noise, again.noise) and not torch.equal(first.noise, other.noise)
     assert x0.shape[1:] == SHAPE
+
+
+def test_averages_have_the_same_half_life_in_images_at_any_batch_size():
+    def averaged(images, steps):
+        module = bcm(ema_rates=(0.9,), ema_batch=64)
+        with torch.no_grad():
+            module.denoiser.network.second.bias.add_(1.0)
+        start = module.ema_denoiser.network.second.bias.clone()
+        for k in range(1000, 1000 + steps):  # past the warm-up
+            module.update_averages(k, images)
+        return module.ema_denoiser.network.second.bias - start
+
+    torch.testing.assert_close(averaged(64, 4), averaged(32, 8))
+    torch.testing.assert_close(averaged(64, 4), torch.full((4,), 1 - 0.9**4))
+
+
+class NoHostRead(TorchDispatchMode):
+    """Fails where the host asks for a number on the device, and so would wait for it."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func is not torch.ops.aten._local_scalar_dense.default, "the host reads a number"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("make", METHODS)
+def test_a_step_never_asks_the_device_for_a_number(make):
+    """draw, loss, backward, the guard, a fused optimizer and the averages."""
+    module, x0, guard = make().train(), images(), SkipNonFinite()
+    optimizer = torch.optim.Adam(module.denoiser.parameters(), fused=True)
+    module.loss(x0)  # laws of levels make their grids once
+    with NoHostRead():
+        module.training_step((x0, None), 0)["loss"].backward()
+        guard.on_before_optimizer_step(None, module, optimizer)
+        optimizer.step()
+        module.update_averages(0, len(x0))
+    with pytest.raises(AssertionError, match="reads a number"), NoHostRead():
+        x0.sum().item()
