@@ -163,27 +163,27 @@ def loader_seconds(shape: Shape, batch_size: int, device: torch.device, clock: s
 
 
 def table(rows: list[Row]) -> Any:
-    """The rows as a rich table."""
+    """The rows of one method and size as a rich table."""
     from rich.table import Table
 
-    shown = Table(title="training step = loss, backward, optimizer, averages; gradient = loss and backward")
-    for heading in ("method", "network", "code", "what", "batch", "seconds (IQR)", "min", "of peak", "MB", "speed-up"):
-        shown.add_column(heading, justify="left" if heading in ("method", "network", "code", "what") else "right")
-    for row in rows:
+    title = f"{rows[0].method.upper()}, {rows[0].size} network, {rows[0].batch_size} images"
+    shown = Table(title=title, caption="step: loss, backward, optimizer, averages; gradient: loss and backward")
+    for heading in ("code", "what"):
+        shown.add_column(heading)
+    for heading in ("seconds", "IQR", "min", "of matmul", "MB", "speed-up"):
+        shown.add_column(heading, justify="right")
+    for row, following in zip(rows, [*rows[1:], None], strict=True):
         s, ratio = row.seconds, row.speedup
-        spread = (s["q3"] - s["q1"]) / s["median"]
         shown.add_row(
-            row.method,
-            row.size,
             row.code,
             row.measure,
-            str(row.batch_size),
-            f"{s['median']:.4f} ({spread:.0%}{' noisy' if spread > 0.1 else ''})",
-            f"{s['min']:.4f}",
+            f"{s['median']:.3g}",
+            f"{(s['q3'] - s['q1']) / s['median']:.0%}",
+            f"{s['min']:.3g}",
             f"{row.rate:.0%}",
             "" if row.peak_mb is None else f"{row.peak_mb:.0f}",
             f"{ratio['median']:.2f} [{ratio['q1']:.2f}, {ratio['q3']:.2f}]" if ratio else "",
-            end_section=row is rows[-1] or rows[rows.index(row) + 1].code != row.code,
+            end_section=following is None or following.code != row.code,
         )
     return shown
 
@@ -219,7 +219,9 @@ def main(argv: list[str] | None = None) -> None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     checkouts = {"ct": options.official_cm, "bcm": options.official_bcm}
-    rows, loading = [], {}
+    from rich.console import Console
+
+    console, rows, loading = Console(), [], {}
     for size in list(SHAPES) if options.size == "both" else [options.size]:
         shape = SHAPES[size]
         batch_size = options.batch_size or shape.batch_size
@@ -230,19 +232,18 @@ def main(argv: list[str] | None = None) -> None:
             cases += [case(variant=VARIANTS[name]) for name in variants]
             measured = measure(cases, method, size, options.measures, options.repeats, options.clock, options.memory)
             rows += measured
+            console.print(table(measured))
             steps = [r.seconds["median"] for r in measured if r.measure == "step" and r.code != "official"]
             if steps:
                 seconds = loader_seconds(shape, batch_size, options.device, options.clock)
                 loading[f"{method} {size}"] = {"seconds": seconds, "share_of_fastest_step": seconds / min(steps)}
-    from rich.console import Console
-
-    console = Console()
-    console.print(table(rows))
     for name, loaded in loading.items():
         console.print(f"{name}: loading a batch takes {loaded['share_of_fastest_step']:.2%} of our fastest step")
     if options.json:
+        own = {str(path) for path in (*checkouts.values(), options.json) if path}  # a user's paths are no result
+        words = ["PATH" if word in own else word for word in (sys.argv[1:] if argv is None else argv)]
         result = {
-            "command": shlex.join(["python", "-m", "benchmarks.speed", *(sys.argv[1:] if argv is None else argv)]),
+            "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
             "commit": commit(),
             "official": {name: checkout_commit(path) for name, path in checkouts.items() if path},
             "machine": machine(options.device),
