@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from cli.checkpoints import KeepCheckpoints, program
+from cli.sample import default_steps
 from evaluation.dashboard_writer import Method
 
 
@@ -41,7 +42,8 @@ class RunReport(Callback):
             return
         print(f"trained on {new:,} images in {duration(seconds)}, {new / seconds:,.0f} images/s")
         if last := self.checkpoints.last:
-            commands = ["test --ckpt_path {}", "sample --ckpt_path {} --seeds 0-63 --steps 1 --out samples/"]
+            steps = default_steps(pl_module)
+            commands = ["test --ckpt_path {}", f"sample --ckpt_path {{}} --seeds 0-63 --steps {steps} --out samples/"]
             if hasattr(pl_module, "invert"):
                 commands.append("invert --ckpt_path {} --seeds 0-15")
             print(f"checkpoint: {last}\nnext:")
