@@ -119,7 +119,7 @@ class Scorer(Callback):
             for source, features in made
             for split, reference in (("train", train), ("test", test))
         ]
-        real = floors(judge, train, test, device)
+        real = floors(judge, train, test, device, most=count)
         print_report([*self.scores, *real], self.inversions)
         for logger in trainer.loggers:
             logger.log_metrics(scalars(self.scores, self.inversions), step=pl_module.images_seen)

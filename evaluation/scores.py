@@ -64,12 +64,20 @@ def score(
     return Score(distances, network.scores_alone(judged, label), protocol)
 
 
-def floors(network: FeatureNetwork, train: Features, test: Features, device: torch.device | str = "cpu") -> list[Score]:
+def floors(
+    network: FeatureNetwork,
+    train: Features,
+    test: Features,
+    device: torch.device | str = "cpu",
+    most: int | None = None,
+) -> list[Score]:
     """What real images score: the test split against the training split, and half of the latter against the rest.
 
-    At these numbers of images no model can be expected to do better.
+    At these numbers of images no model can be expected to do better. At most `most` images are judged in each, as many
+    as of a model, so that the rows compare and the memory of precision and recall, which grows with the square, is bounded.
     """
-    half = len(train) // 2
+    half = len(train) // 2 if most is None else min(len(train) // 2, most)
+    test = test if most is None else test.subset(most)
     one, other = train.shuffled().first(half), train.shuffled().last(half)
     return [
         score(network, test, train, Source("real: test"), "train", device=device),
