@@ -74,7 +74,7 @@ def floors(
     """What real images score: the test split against the training split, and half of the latter against the rest.
 
     At these numbers of images no model can be expected to do better. At most `most` images are judged in each, as many
-    as of a model, so that the rows compare and the memory of precision and recall, which grows with the square, is bounded.
+    as of a model, so that the rows compare, and since the memory of precision and recall grows with the square.
     """
     half = len(train) // 2 if most is None else min(len(train) // 2, most)
     test = test if most is None else test.subset(most)
