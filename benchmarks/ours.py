@@ -36,10 +36,11 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """What is said of it in tables."""
+        """What is said of it in tables: the precision, and what differs from how a Trainer runs it on a CPU."""
         said = ["bfloat16" if self.bfloat16 else "float32"]
-        said += ["channels_last"] * self.channels_last + ["compile"] * self.compiled + ["unfused"] * (not self.fused)
-        return ", ".join(said)
+        if self.channels_last == self.bfloat16:
+            said.append("channels_last" if self.channels_last else "contiguous")
+        return " ".join(said + ["compile"] * self.compiled + ["unfused"] * (not self.fused))
 
 
 def ct_module(shape: Shape, compiled: bool = False) -> CTModule:
