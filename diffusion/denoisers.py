@@ -5,11 +5,14 @@
 | EDMDenoiser | s^2/(s^2 + t^2) | s t/sqrt(s^2 + t^2) | unit variance of F's target |
 | ConsistencyDenoiser | s^2/(s^2 + (t - eps)^2) | s (t - eps)/sqrt(s^2 + t^2) | f(x, eps) = x |
 | BidirectionalDenoiser | (s^2 + t u)/(s^2 + t^2) | s (t - u)/sqrt(s^2 + t^2) | f(x, t, t) = x for every t |
+| TrajectoryDenoiser | u/t + (1 - u/t) s^2/(s^2 + t^2) | (1 - u/t) s t/sqrt(s^2 + t^2) | G(x, t, t) = x for every t |
+| FlowDenoiser | 1/(1 + t) | -t/(1 + t) | F is the velocity of a straight path |
 
-with s = sigma_data, c_in = 1/sqrt(s^2 + t^2), c_noise = ln(t)/4. Scalings are float32 at least, whatever autocast
-does to the network.
+with s = sigma_data, c_in = 1/sqrt(s^2 + t^2) (FlowDenoiser: 1/(1 + t)), c_noise = ln(t)/4. Scalings are float32 at
+least, whatever autocast does to the network.
 """
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
 import torch
@@ -45,6 +48,13 @@ def c_noise(sigma: Tensor) -> Tensor:
     return sigma.log() / 4
 
 
+def edm_scalings(sigma: Tensor, sigma_data: float) -> Scalings:
+    """EDM's scalings (B,) at the levels `sigma` (B,) (arXiv 2206.00364, table 1)."""
+    s2, t2 = sigma_data**2, sigma**2
+    root = (s2 + t2).sqrt()
+    return Scalings(s2 / (s2 + t2), sigma_data * sigma / root, 1 / root)
+
+
 def _combine(scalings: Scalings, network_output: Tensor, x: Tensor) -> Tensor:
     """c_skip x + c_out F in the precision of x."""
     c_skip, c_out = expand(scalings.c_skip, x).to(x.dtype), expand(scalings.c_out, x).to(x.dtype)
@@ -78,14 +88,12 @@ class Denoiser(nn.Module):
         return torch.full((len(x),), sigma, dtype=dtype, device=x.device)  # filled there: no copy from the host
 
 
-class EDMDenoiser(Denoiser):
-    """D(x, t), the posterior mean of a diffusion model (Karras et al. 2022, arXiv 2206.00364, table 1)."""
+class OneLevelDenoiser(Denoiser, ABC):
+    """The face of denoisers that are told one level and estimate x0."""
 
+    @abstractmethod
     def scalings(self, sigma: Tensor) -> Scalings:
         """Scalings (B,) at the levels `sigma` (B,)."""
-        s2, t2 = self.sigma_data**2, sigma**2
-        root = (s2 + t2).sqrt()
-        return Scalings(s2 / (s2 + t2), self.sigma_data * sigma / root, 1 / root)
 
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, ...) at levels `sigma` (number or (B,)), `label` (B,) or None -> estimate of x0 (B, ...)."""
@@ -95,41 +103,31 @@ class EDMDenoiser(Denoiser):
         return _combine(scalings, self.network(c_in * x, c_noise(sigma), label), x)
 
 
-class ConsistencyDenoiser(Denoiser):
+class EDMDenoiser(OneLevelDenoiser):
+    """D(x, t), the posterior mean of a diffusion model (Karras et al. 2022, arXiv 2206.00364, table 1)."""
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return edm_scalings(sigma, self.sigma_data)
+
+
+class ConsistencyDenoiser(OneLevelDenoiser):
     """f(x, t), the end of the trajectory, with f(x, sigma_min) = x (Song et al. 2023, arXiv 2303.01469, app. C).
 
     Note: under the root of c_out stands t, not t - eps, as in the official code and the paper's appendix.
     """
 
     def scalings(self, sigma: Tensor) -> Scalings:
-        """Scalings (B,) at the levels `sigma` (B,)."""
         s2, above = self.sigma_data**2, sigma - self.sigma_min
         root = (s2 + sigma**2).sqrt()
         return Scalings(s2 / (above**2 + s2), self.sigma_data * above / root, 1 / root)
 
-    def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, ...) at levels `sigma` (number or (B,)), `label` (B,) or None -> x at sigma_min (B, ...)."""
-        sigma = self.levels_like(x, sigma)
-        scalings = self.scalings(sigma)
-        c_in = expand(scalings.c_in, x).to(x.dtype)
-        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label), x)
 
+class FlowMapDenoiser(Denoiser, ABC):
+    """The face of denoisers with two levels: x at one level to the same trajectory at another, by default sigma_min."""
 
-class BidirectionalDenoiser(Denoiser):
-    """f(x, t, u), the trajectory through x at level t followed to any level u, up or down.
-
-    f(x, t, u) = c_skip x + c_out F(c_in x, c_noise(t), c_noise(u)) with the scalings of Li & He 2024 (BCM, arXiv
-    2403.18035): input and target of the network have unit variance in both directions, f(x, t, t) = x for every t,
-    and at u = 0 the scalings are EDM's. Called without a target it goes to sigma_min and so is a consistency
-    denoiser; every sampler takes it.
-    """
-
+    @abstractmethod
     def scalings(self, sigma: Tensor, target: Tensor) -> Scalings:
         """Scalings (B,) from the levels `sigma` (B,) to the levels `target` (B,)."""
-        s2 = self.sigma_data**2
-        variance = s2 + sigma**2
-        root = variance.sqrt()
-        return Scalings((s2 + sigma * target) / variance, self.sigma_data * (sigma - target) / root, 1 / root)
 
     def forward(
         self,
@@ -144,3 +142,52 @@ class BidirectionalDenoiser(Denoiser):
         scalings = self.scalings(sigma, target)
         c_in = expand(scalings.c_in, x).to(x.dtype)
         return _combine(scalings, self.network(c_in * x, c_noise(sigma), label, c_noise(target)), x)
+
+
+class BidirectionalDenoiser(FlowMapDenoiser):
+    """f(x, t, u), the trajectory through x at level t followed to any level u, up or down.
+
+    f(x, t, u) = c_skip x + c_out F(c_in x, c_noise(t), c_noise(u)) with the scalings of Li & He 2024 (BCM, arXiv
+    2403.18035): input and target of the network have unit variance in both directions, f(x, t, t) = x for every t,
+    and at u = 0 the scalings are EDM's. Called without a target it goes to sigma_min and so is a consistency
+    denoiser; every sampler takes it.
+    """
+
+    def scalings(self, sigma: Tensor, target: Tensor) -> Scalings:
+        s2 = self.sigma_data**2
+        variance = s2 + sigma**2
+        root = variance.sqrt()
+        return Scalings((s2 + sigma * target) / variance, self.sigma_data * (sigma - target) / root, 1 / root)
+
+
+class TrajectoryDenoiser(FlowMapDenoiser):
+    """G(x, t, u), the trajectory through x at level t followed down to the level u (CTM, Kim et al. 2024).
+
+    G(x, t, u) = u/t x + (1 - u/t) g(x, t, u), g = c_skip x + c_out F(c_in x, c_noise(t), c_noise(u)) with EDM's
+    scalings (arXiv 2310.02279, sec. 3): G(x, t, t) = x, and g(x, t, t) is the posterior mean.
+    Called without a target it goes to sigma_min and so is a consistency denoiser.
+    """
+
+    def scalings(self, sigma: Tensor, target: Tensor) -> Scalings:
+        inner, rest = edm_scalings(sigma, self.sigma_data), 1 - target / sigma
+        return Scalings(target / sigma + rest * inner.c_skip, rest * inner.c_out, inner.c_in)
+
+    def posterior_mean(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        """g(x, t, t), the diffusion model inside: x (B, ...) at levels `sigma` -> E[x0 | x] (B, ...)."""
+        sigma = self.levels_like(x, sigma)
+        scalings = edm_scalings(sigma, self.sigma_data)
+        c_in = expand(scalings.c_in, x).to(x.dtype)
+        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label, c_noise(sigma)), x)
+
+
+class FlowDenoiser(OneLevelDenoiser):
+    """The velocity of a straight path as a denoiser (rectified flow, Liu et al. 2022, arXiv 2209.03003).
+
+    A point x_a = (1 - a) x0 + a noise of a straight path is x0 + sigma noise at sigma = a/(1 - a), divided by
+    1 + sigma. The network sees x_a and gives v = noise - x0, so x0 = x_a - a v = (x - sigma v)/(1 + sigma).
+
+    Note: the network is told ln(sigma)/4 = ln(a/(1 - a))/4, as every network here, in the place of a.
+    """
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return Scalings(1 / (1 + sigma), -sigma / (1 + sigma), 1 / (1 + sigma))

@@ -40,6 +40,10 @@ class Draws:
         """The seed of a named stream at this step, the same on every rank."""
         return derive_seed(self.seed, stream, self.images_seen)
 
+    def shared(self, stream: str) -> float:
+        """A number uniform in [0, 1), the same on every rank."""
+        return self.stream_seed(stream) / 2**63
+
     def _generator(self, stream: str) -> torch.Generator:
         return torch.Generator(self.device).manual_seed(self.stream_seed(stream))
 

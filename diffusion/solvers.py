@@ -1,9 +1,19 @@
 """One step of a solver of the probability-flow ODE dx/dsigma = (x - D(x, sigma))/sigma (arXiv 2206.00364, eq. 1)."""
 
+from itertools import pairwise
+from typing import Protocol
+
+import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
 from diffusion.noise import expand
+
+
+class Step(Protocol):
+    """One step from level t (B,) to level s (B,): `euler_step`, `heun_step`."""
+
+    def __call__(self, denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None = None) -> Tensor: ...
 
 
 def slope(denoise: Denoise, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
@@ -21,3 +31,11 @@ def heun_step(denoise: Denoise, x: Tensor, t: Tensor, s: Tensor, label: Tensor |
     d = slope(denoise, x, t, label)
     d_end = slope(denoise, x + expand(s - t, x) * d, s, label)
     return x + expand(s - t, x) * (d + d_end) / 2
+
+
+@torch.no_grad()
+def solve(step: Step, denoise: Denoise, x: Tensor, path: Tensor, label: Tensor | None = None) -> Tensor:
+    """From x (B, ...) at the levels path[0] to path[-1], a step for each interval of path (k + 1, B); no gradient."""
+    for t, s in pairwise(path):
+        x = step(denoise, x, t, s, label)
+    return x

@@ -75,7 +75,8 @@ class LevelEmbedding(nn.Module):
 
     e = MLP_t(pos(c_noise)), or W [MLP_t(pos(c_noise)); MLP_u(pos(c_target))] with W without bias, starting as [I; 0]:
     so the target level has no effect at first, and a network tuned from a consistency model starts exactly at it
-    (BCM, Li & He 2024, arXiv 2403.18035, as in its official code). The class's embedding is added.
+    (BCM, Li & He 2024, arXiv 2403.18035, as in its official code). The class's embedding is added;
+    no class, label -1 as guidance needs it, adds nothing.
 
     Args:
         channels: size of the positional embedding.
@@ -122,7 +123,7 @@ class LevelEmbedding(nn.Module):
         self.join.weight.copy_(torch.cat([eye, torch.zeros_like(eye)], dim=1))
 
     def forward(self, c_noise: Tensor, label: Tensor | None, c_target: Tensor | None) -> Tensor:
-        """c_noise, c_target (B,) and label (B,) in [0, num_classes) -> (B, out_channels)."""
+        """c_noise, c_target (B,) and label (B,) in [0, num_classes), or -1 for no class -> (B, out_channels)."""
         if self.bidirectional != (c_target is not None):
             need = "needs" if self.bidirectional else "takes no"
             raise ValueError(f"this network {need} c_target: it was built with bidirectional={self.bidirectional}")
@@ -135,7 +136,7 @@ class LevelEmbedding(nn.Module):
         if c_target is not None:
             embedding = self.join(torch.cat([embedding, self.target_mlp(self.position(c_target))], dim=1))
         if label is not None:
-            embedding = embedding + self.label(label)
+            embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
         return embedding
 
 

@@ -1,0 +1,75 @@
+"""Laws of the levels that a teacher's solver visits in a training step of distillation: t = p_0 > p_1 > ... > p_k = s.
+
+    path(v, w, progress, sigma_min, sigma_max) -> (k + 1, B)
+
+with uniform numbers v (B,), one for each image, and w, one for the whole batch of all processes: it decides how many
+solver steps k a training step takes, which must be the same for every image and process.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffusion.levels import draw_index
+from diffusion.noise import karras_grid
+from diffusion.pairs import PairLaw
+
+
+class PathLaw(Protocol):
+    """What a distillation asks for the levels of a step."""
+
+    def path(self, v: Tensor, w: float, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        """Uniform numbers v (B,), w -> descending levels (k + 1, B), k >= 1."""
+
+
+@dataclass(frozen=True)
+class GridPaths:
+    """k neighbouring intervals of a Karras grid of N(progress) intervals, starting at any point with equal probability.
+
+    k = 1 is the law of CD (Song et al. 2023, arXiv 2303.01469, algorithm 2: N = 17 intervals for CIFAR-10, 39 for
+    ImageNet-64); with max_jump = N and power = 1 it is CTM's (Kim et al. 2024, arXiv 2310.02279, as in sony/ctm).
+
+    Args:
+        steps: number of intervals as a function of progress, e.g. `ConstantSteps(17)`.
+        max_jump: k lies in 1..min(max_jump, N), >= 1.
+        power: the probability of k is proportional to k^power.
+        rho: curvature of the grid.
+    """
+
+    steps: Callable[[float], int]
+    max_jump: int = 1
+    power: float = 1.0
+    rho: float = 7.0
+
+    def __post_init__(self) -> None:
+        if self.max_jump < 1:
+            raise ValueError(f"max_jump={self.max_jump}: a path has at least one interval")
+
+    def grid(self, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        """The increasing grid (N + 1,) at this progress."""
+        return karras_grid(self.steps(progress), sigma_min, sigma_max, self.rho)
+
+    def path(self, v: Tensor, w: float, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        grid = self.grid(progress, sigma_min, sigma_max)
+        n = len(grid) - 1
+        weights = torch.arange(1, min(self.max_jump, n) + 1, dtype=torch.float64) ** self.power
+        k = 1 + int(draw_index(torch.tensor([w]), weights))
+        start = draw_index(v, torch.ones(n - k + 1, device=v.device)) + k
+        return grid.to(v.device)[start - torch.arange(k + 1, device=v.device)[:, None]]
+
+
+@dataclass(frozen=True)
+class PairPaths:
+    """One solver step between the two levels of a law of pairs, e.g. iCT's or ECT's.
+
+    Args:
+        pairs: law of t > s, see `diffusion.pairs`.
+    """
+
+    pairs: PairLaw
+
+    def path(self, v: Tensor, w: float, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        return torch.stack(self.pairs.pairs(v, progress, sigma_min, sigma_max))
