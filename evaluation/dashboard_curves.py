@@ -174,14 +174,14 @@ class TrainingCurves(Callback):
     def _curricula(pl_module: Method) -> dict[str, float]:
         """Tags and values of what the method changes with progress."""
         progress = pl_module.images_seen / pl_module.total_images
-        pairs: Any = getattr(pl_module, "pairs", None)
+        pairs: Any = getattr(pl_module, "pairs", None) or getattr(pl_module, "paths", None)
         values = {}
-        if hasattr(pairs, "steps"):
+        if callable(getattr(pairs, "steps", None)):
             values["train/N"] = float(pairs.steps(progress))
-        if hasattr(pairs, "gap"):
+        if callable(getattr(pairs, "gap", None)):
             t = torch.tensor([pl_module.denoiser.sigma_data])
             values["train/gap"] = float(1 - pairs.gap(t, progress) / t)
-        if getattr(pl_module, "target_rate", None) is not None:
+        if callable(getattr(pl_module, "target_rate", None)):  # a distillation's is a constant
             values["train/mu"] = float(pl_module.target_rate(progress))
         return values
 
