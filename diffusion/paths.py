@@ -25,6 +25,13 @@ class PathLaw(Protocol):
         """Uniform numbers v (B,), w -> descending levels (k + 1, B), k >= 1."""
 
 
+class TrajectoryLaw(PathLaw, Protocol):
+    """What CTM asks beside: a level s <= u below the end u = p_k of the path, where both of its ways are compared."""
+
+    def ends(self, v: Tensor, u: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        """Uniform numbers v (B,), levels u (B,) -> levels s (B,), sigma_min <= s <= u."""
+
+
 @dataclass(frozen=True)
 class GridPaths:
     """k neighbouring intervals of a Karras grid of N(progress) intervals, starting at any point with equal probability.
@@ -59,6 +66,15 @@ class GridPaths:
         k = 1 + int(draw_index(torch.tensor([w]), weights))
         start = draw_index(v, torch.ones(n - k + 1, device=v.device)) + k
         return grid.to(v.device)[start - torch.arange(k + 1, device=v.device)[:, None]]
+
+    def ends(self, v: Tensor, u: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
+        """Every point of the grid up to u, u and sigma_min among them, with equal probability (CTM, as in sony/ctm).
+
+        `u` must be points of the grid at this progress, float64.
+        """
+        grid = self.grid(progress, sigma_min, sigma_max).to(v.device)
+        points = torch.searchsorted(grid, u) + 1
+        return grid[(v.double() * points).long().minimum(points - 1)]
 
 
 @dataclass(frozen=True)

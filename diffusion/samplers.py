@@ -131,3 +131,45 @@ def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], label: Tensor | N
     for t, s in pairwise(levels):
         x = heun_step(denoise64, x, t, s, label)
     return denoise64(x, levels[-1], label).to(dtype)
+
+
+def gamma_sampling(
+    transport: Transport,
+    x: Tensor,
+    sigmas: Sequence[float],
+    noise: Callable[[], Tensor],
+    gamma: float = 0.0,
+    label: Tensor | None = None,
+    sigma_min: float = 0.002,
+) -> Tensor:
+    """Jump below the next level, add noise up to it, jump again (CTM, arXiv 2310.02279, algorithm 3).
+
+        s_i = eps + sqrt(1 - gamma^2) (t_{i+1} - eps)
+        x <- G(x, t_i, s_i) + sqrt(t_{i+1}^2 - s_i^2) z          the last jump ends at eps, without noise
+
+    gamma = 0 is `ancestral` down to eps, gamma = 1 is `multistep`. Evaluations: len(sigmas).
+
+    Args:
+        transport: a flow map.
+        x: (B, C, H, W) at level sigmas[0].
+        sigmas: descending levels above sigma_min, one evaluation each.
+        noise: fresh standard normal noise, called len(sigmas) - 1 times; not at all for gamma = 0.
+        gamma: in [0, 1], the share of a level that is new noise.
+        label: (B,) or None.
+        sigma_min: the level eps at which trajectories end.
+
+    Note: these are the levels of sony/ctm. The paper has eps = 0: s_i = sqrt(1 - gamma^2) t_{i+1}, noise of standard
+    deviation gamma t_{i+1}; both add up to the level t_{i+1} exactly and differ by eps.
+    """
+    _check_order(sigmas, descending=True)
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma={gamma}: a share lies in [0, 1]")
+    if sigmas[-1] <= sigma_min:
+        raise ValueError(f"sigmas={list(sigmas)}: the levels that are left must lie above sigma_min={sigma_min}")
+    kept = math.sqrt(1 - gamma**2)
+    for t, u in pairwise(sigmas):
+        s = kept * u + (1 - kept) * sigma_min  # in this order u itself at gamma = 0, eps itself at gamma = 1
+        x = transport(x, t, label, target=s)
+        if gamma > 0:
+            x = x + math.sqrt(u**2 - s**2) * noise()
+    return transport(x, sigmas[-1], label, target=sigma_min)
