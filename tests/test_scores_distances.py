@@ -9,11 +9,13 @@ import torch
 from evaluation.distances import (
     Moments,
     frechet_distance,
+    half_circle,
     inception_score,
     kernel_distance,
     kernel_inception_distance,
     moments,
     precision_recall,
+    sliced_wasserstein,
 )
 
 
@@ -112,3 +114,33 @@ def test_precision_and_recall_of_hand_made_sets():
 def test_bad_input_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_sliced_wasserstein_of_isotropic_gaussians():
+    """SW^2 = |m_a - m_b|^2/2 + (s_a - s_b)^2 in the plane; exact where both are one set of unit covariance, scaled."""
+    shift, z = torch.tensor([0.3, -1.1], dtype=torch.float64), normal(20_000, 2)
+    z = torch.linalg.solve_triangular(torch.linalg.cholesky(z.T.cov(correction=0)), (z - z.mean(0)).T, upper=False).T
+    expected = math.sqrt(float(shift.square().sum()) / 2 + (2.0 - 0.5) ** 2)
+    assert sliced_wasserstein(2.0 * z, 0.5 * z + shift, half_circle(16)) == pytest.approx(expected, rel=1e-12)
+    independent = 0.5 * normal(20_000, 2, 1) + shift
+    assert sliced_wasserstein(2.0 * z, independent, half_circle(16)) == pytest.approx(expected, rel=1e-2)
+
+
+def test_sliced_wasserstein_of_a_shift_is_exact_and_knows_no_order():
+    """For a shift m it is |m|/sqrt(2) for any set of points; a set and its permutation are at distance zero."""
+    points, shift = normal(101, 2).exp(), torch.tensor([3.0, 4.0])
+    shuffled = points[torch.randperm(101, generator=torch.Generator().manual_seed(0))]
+    assert sliced_wasserstein(points, shuffled + shift, half_circle(3)) == pytest.approx(5 / math.sqrt(2), rel=1e-12)
+    assert sliced_wasserstein(points, shuffled, half_circle(3)) == pytest.approx(0, abs=1e-12)
+
+
+def test_sliced_wasserstein_in_one_direction_is_the_sorted_difference():
+    a, b = torch.tensor([[0.0, 9.0], [3.0, -5.0]]), torch.tensor([[5.0, 1.0], [1.0, 7.0]])
+    assert sliced_wasserstein(a, b, torch.tensor([[1.0, 0.0]])) == pytest.approx(math.sqrt((1 + 4) / 2))
+
+
+def test_sliced_wasserstein_refuses_sets_that_do_not_pair():
+    with pytest.raises(ValueError, match=r"\(4, 2\) and \(5, 2\): both must have the same number"):
+        sliced_wasserstein(torch.zeros(4, 2), torch.zeros(5, 2), half_circle(1))
+    with pytest.raises(ValueError, match="n=0"):
+        half_circle(0)
