@@ -15,6 +15,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from diffusion.noise import flow_level, flow_time
+
 
 class Levels(Protocol):
     """What training needs to know of a distribution of noise levels."""
@@ -92,6 +94,22 @@ class UniformRho:
     def weights(self, grid: Tensor) -> Tensor:
         points = grid ** (1 / self.rho)
         weights = points.clamp(min=self._start(float(points[0]), float(points[-1]))).diff()
+        return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class UniformFlowTime:
+    """a = sigma/(1 + sigma) uniform: every point of a straight path is equally likely (Liu et al. 2022, 2209.03003).
+
+    Note: since ln(a/(1 - a)) = ln sigma, a logit-normal law of a is `LogNormal` with the same mean and std.
+    """
+
+    def continuous(self, u: Tensor, sigma_min: float, sigma_max: float) -> Tensor:
+        low, high = flow_time(torch.tensor([sigma_min, sigma_max], dtype=torch.float64)).tolist()
+        return flow_level(low + u.double() * (high - low)).clamp(sigma_min, sigma_max)
+
+    def weights(self, grid: Tensor) -> Tensor:
+        weights = flow_time(grid).diff()
         return weights / weights.sum()
 
 

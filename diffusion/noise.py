@@ -16,6 +16,16 @@ def perturb(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return x0 + expand(sigma, x0).to(x0.dtype) * noise
 
 
+def flow_time(sigma: Tensor) -> Tensor:
+    """a = sigma/(1 + sigma), the share of noise in a point (1 - a) x0 + a noise of a straight path (2209.03003)."""
+    return sigma / (1 + sigma)
+
+
+def flow_level(a: Tensor) -> Tensor:
+    """sigma = a/(1 - a), a in [0, 1): (x0 + sigma noise)/(1 + sigma) is the point (1 - a) x0 + a noise."""
+    return a / (1 - a)
+
+
 def _check_levels(n: int, sigma_min: float, sigma_max: float) -> None:
     if n < 1:
         raise ValueError(f"n={n}: a grid has at least one interval")
@@ -71,3 +81,22 @@ def cosine_grid(n: int, eps: float = 0.008, t_min: float = 1e-3, t_max: float = 
     norm = math.cos(math.pi / 2 * eps / (1 + eps)) ** 2
     alpha_bar = torch.cos(math.pi / 2 * (t + eps) / (1 + eps)) ** 2 / norm
     return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def flow_grid(n: int, sigma_min: float = 0.0, sigma_max: float = 80.0) -> Tensor:
+    """The levels sigma = a/(1 - a) at n + 1 equally spaced a, on which Euler's steps of a straight path are equal.
+
+    Liu et al. 2022 (arXiv 2209.03003). sigma_min may be 0, the end of a path; a = 1, pure noise, is no level: sigma
+    would be infinite, and generation starts at a = sigma_max/(1 + sigma_max).
+
+    Returns:
+        (n + 1,) float64, increasing, from sigma_min to sigma_max.
+    """
+    if n < 1:
+        raise ValueError(f"n={n}: a grid has at least one interval")
+    if not 0 <= sigma_min < sigma_max:
+        raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: 0 <= sigma_min < sigma_max is needed")
+    low, high = flow_time(torch.tensor([sigma_min, sigma_max], dtype=torch.float64))
+    grid = flow_level(low + torch.arange(n + 1, dtype=torch.float64) / n * (high - low))
+    grid[0], grid[-1] = sigma_min, sigma_max
+    return grid

@@ -17,6 +17,22 @@ class EDMWeight:
 
 
 @dataclass(frozen=True)
+class FlowWeight:
+    """lambda(t) = ((1 + t)/t)^2: of D - x0 it makes the error of a straight path's velocity (2209.03003, eq. 1)."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return ((1 + t) / t) ** 2
+
+
+@dataclass(frozen=True)
+class TruncatedSNR:
+    """lambda(t) = max(1/t^2, 1), so that no level is without weight (Salimans & Ho 2022, arXiv 2202.00512)."""
+
+    def __call__(self, t: Tensor) -> Tensor:
+        return (t**-2).clamp(min=1)
+
+
+@dataclass(frozen=True)
 class ConstantGap:
     """lambda(t, s) = 1 (CD and CT, arXiv 2303.01469)."""
 
