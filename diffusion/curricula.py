@@ -134,3 +134,17 @@ class CosineDecay:
             return k / self.warmup
         fall = (k - self.warmup) / (1 - self.warmup)
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * fall)) / 2
+
+
+@dataclass(frozen=True)
+class LinearDecay:
+    """Factor of the learning rate: a straight line from 1 down to `final` (arXiv 2202.00512, in every stage)."""
+
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.final <= 1:
+            raise ValueError(f"final={self.final}: a factor of the learning rate lies in [0, 1]")
+
+    def __call__(self, progress: float) -> float:
+        return 1 - (1 - self.final) * _check_progress(progress)
