@@ -6,6 +6,17 @@ from lightning_modules.checkpoint import load_denoiser, load_module
 from lightning_modules.ct import CTModule
 from lightning_modules.ctm import CTMModule
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.pd import PDModule
 from lightning_modules.radam import RAdam
 
-__all__ = ["BCMModule", "CDModule", "CTMModule", "CTModule", "DiffusionModule", "RAdam", "load_denoiser", "load_module"]
+__all__ = [
+    "BCMModule",
+    "CDModule",
+    "CTMModule",
+    "CTModule",
+    "DiffusionModule",
+    "PDModule",
+    "RAdam",
+    "load_denoiser",
+    "load_module",
+]
