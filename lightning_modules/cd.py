@@ -27,7 +27,7 @@ from diffusion.solvers import Step, heun_step, solve
 from lightning_modules.checkpoint import initialise_network
 from lightning_modules.radam import RAdam
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
-from lightning_modules.teacher import as_teacher, read_teacher
+from lightning_modules.teacher import Teacher
 
 
 class CDDraws(NamedTuple):
@@ -92,17 +92,17 @@ class CDModule(LightningModule):
         check_budget(total_images)
         if not 0 <= target_rate < 1:
             raise ValueError(f"target_rate={target_rate}: an averaging rate lies in [0, 1)")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=() if isinstance(teacher, str) else "teacher")
         self.denoiser = ConsistencyDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         # in training mode like the student, or it would not see the student's dropout mask
         self.target = copy.deepcopy(self.denoiser).requires_grad_(False) if target_rate > 0 else None
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
-        self.teacher, self.paths, self.solver = as_teacher(teacher), paths, solver
+        self.teacher, self.paths, self.solver = Teacher(teacher), paths, solver
         self.distance, self.weight, self.target_rate = distance, weight, target_rate
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.schedules, self.seed = schedules, seed
-        self.init_from = teacher if init_from is None and isinstance(teacher, str) else init_from
+        self.init_from = init_from or self.teacher.path
         self.images_seen = 0
         self.objective = compiled(self.loss_between, self.denoiser) if compile else self.loss_between
 
@@ -170,7 +170,7 @@ class CDModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage != "test":
-            read_teacher(self.teacher)
+            _ = self.teacher.denoise  # a missing one is told before the first step
         if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:
             initialise_network(self.denoiser.network, self.init_from)
             self.ema.reset(self.denoiser)

@@ -16,6 +16,17 @@ CONSISTENCY = {"pairs": PAIRS, "distance": {"class_path": "diffusion.distances.P
 MODULES: dict[str, dict[str, Any]] = {
     "BCMModule": {**CONSISTENCY, "target_weight": GAP},
     "CTModule": CONSISTENCY,
+    "CDModule": {
+        "paths": {
+            "class_path": "diffusion.paths.GridPaths",
+            "init_args": {
+                "steps": {"class_path": "diffusion.curricula.ConstantSteps", "init_args": {"n": 8}},
+                "max_jump": 2,
+            },
+        },
+        "distance": {"class_path": "diffusion.distances.PseudoHuber"},
+        "weight": {"class_path": "diffusion.weightings.ConstantGap"},
+    },
     "DiffusionModule": {"levels": {"class_path": "diffusion.levels.LogNormal"}},
 }
 

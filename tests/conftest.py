@@ -1,0 +1,11 @@
+"""What tests of several files share: a tiny diffusion model as a teacher."""
+
+import pytest
+from small_runs import config, fit
+
+
+@pytest.fixture(scope="session")
+def teacher(tmp_path_factory):
+    """The checkpoint of a DiffusionModule of a few steps, with the network of `small_runs.config`."""
+    run = fit(tmp_path_factory.mktemp("teacher"), config("DiffusionModule", images=256), name="teacher")
+    return str(run / "checkpoints" / "last.ckpt")
