@@ -25,7 +25,7 @@ from diffusion.rng import ImageNoise, shared_dropout
 from lightning_modules.checkpoint import initialise_network
 from lightning_modules.pairs_file import Pairs
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
-from lightning_modules.teacher import as_teacher, read_teacher
+from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_pairs import PairLaw, TeacherODE, TeacherPairs
 
 
@@ -84,14 +84,14 @@ class KDModule(LightningModule):
     ):
         super().__init__()
         check_budget(total_images)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=() if isinstance(teacher, str) else "teacher")
         self.denoiser = denoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
-        self.ode = TeacherODE(as_teacher(teacher), image_shape, num_classes, sigma_min, sigma_max)
+        self.ode = TeacherODE(Teacher(teacher), image_shape, num_classes, sigma_min, sigma_max)
         self.pairs, self.distance = pairs, SquaredL2() if distance is None else distance
         self.make_optimizer, self.lr_factor, self.seed = optimizer, lr_factor, seed
-        self.init_from = teacher if init_from is None and isinstance(teacher, str) else init_from
+        self.init_from = init_from or self.ode.teacher.path
         self.images_seen = 0
         self.law: PairLaw | None = None
         self.objective: Callable[..., Tensor] = compiled(self.loss_of, self.denoiser) if compile else self.loss_of
@@ -161,12 +161,11 @@ class KDModule(LightningModule):
     def open_pairs(self) -> None:
         """Read the pairs, made now if there are none."""
         if self.law is None:
-            read_teacher(self.ode.teacher)
             self.law = self.pairs.open(self.ode, self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:
         if stage != "test":
-            read_teacher(self.ode.teacher)
+            _ = self.ode.teacher.denoise  # a missing one is told before the first step
         if stage == "fit":
             self.open_pairs()
             if self.init_from is not None and self.trainer.ckpt_path is None:

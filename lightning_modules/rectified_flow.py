@@ -41,7 +41,7 @@ from diffusion.weightings import FlowWeight
 from lightning_modules.checkpoint import initialise_network
 from lightning_modules.pairs_file import Pairs
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
-from lightning_modules.teacher import as_teacher, read_teacher
+from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_pairs import PairLaw, TeacherODE, TeacherPairs
 
 
@@ -99,21 +99,21 @@ class RectifiedFlowModule(LightningModule):
         check_budget(total_images)
         if (teacher is None) != (pairs is None):
             raise ValueError(f"teacher={teacher}, pairs={pairs}: reflow needs both, a first rectified flow neither")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=() if teacher is None or isinstance(teacher, str) else "teacher")
         self.denoiser = FlowDenoiser(network(image_shape, num_classes), sigma_min=sigma_min, sigma_max=sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.levels: Levels = UniformFlowTime() if levels is None else levels
         self.weight, self.distance = FlowWeight(), SquaredL2()
         self.ode = (
-            TeacherODE(as_teacher(teacher), image_shape, num_classes, sigma_min, sigma_max)
+            TeacherODE(Teacher(teacher), image_shape, num_classes, sigma_min, sigma_max)
             if teacher is not None
             else None
         )
         self.pairs = pairs
         self.sampler: Sampler = Euler(FlowGrid()) if sampler is None else sampler
         self.make_optimizer, self.lr_factor, self.seed = optimizer, lr_factor, seed
-        self.init_from = teacher if init_from is None and isinstance(teacher, str) else init_from
+        self.init_from = init_from or (teacher if isinstance(teacher, str) else None)
         self.images_seen = 0
         self.law: PairLaw | None = None
         self.objective: Callable[..., Tensor] = compiled(self.loss_of, self.denoiser) if compile else self.loss_of
@@ -193,12 +193,11 @@ class RectifiedFlowModule(LightningModule):
     def open_pairs(self) -> None:
         """Read the pairs, made now if there are none."""
         if self.pairs is not None and self.ode is not None and self.law is None:
-            read_teacher(self.ode.teacher)
             self.law = self.pairs.open(self.ode, self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:
         if stage != "test" and self.ode is not None:
-            read_teacher(self.ode.teacher)
+            _ = self.ode.teacher.denoise  # a missing one is told before the first step
         if stage == "fit":
             self.open_pairs()
             if self.init_from is not None and self.trainer.ckpt_path is None:

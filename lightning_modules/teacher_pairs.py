@@ -15,7 +15,6 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from diffusion.denoisers import Denoise
 from diffusion.levels import draw_index
 from diffusion.ode_samplers import Sampler
 from diffusion.rng import Draws, ImageNoise, derive_seed
@@ -32,13 +31,13 @@ class TeacherODE:
     """What pairs are solutions of.
 
     Args:
-        teacher: a diffusion model or rectified flow, see `as_teacher`.
+        teacher: a diffusion model or rectified flow.
         image_shape: (C, H, W).
         num_classes: 0 for pairs without classes.
         sigma_min, sigma_max: the range of levels that the solver's grid is laid on.
     """
 
-    teacher: Denoise
+    teacher: Teacher
     image_shape: tuple[int, int, int]
     num_classes: int
     sigma_min: float
@@ -121,7 +120,7 @@ class CachedPairs(TeacherPairs):
         Raises:
             ValueError: the teacher is not a file, and so cannot be told from another.
         """
-        if not isinstance(ode.teacher, Teacher):
+        if ode.teacher.path is None:
             raise ValueError(f"cache={self.cache}: pairs of a teacher that is not given by path are kept by cache=None")
         return {
             "teacher": file_sha256(ode.teacher.path),
@@ -153,7 +152,9 @@ class CachedPairs(TeacherPairs):
 
         Raises:
             ValueError: the file is damaged, or its content is not what its name says.
+            CheckpointError: there is no teacher.
         """
+        _ = ode.teacher.denoise
         if self.cache is None:
             return StoredPairs(self.make(ode, device))
         made_by = self.made_by(ode)
