@@ -33,7 +33,7 @@ from diffusion.solvers import euler_step, solve
 from diffusion.stages import Halving, halved_intervals, two_step_target
 from lightning_modules.checkpoint import initialise_network
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
-from lightning_modules.teacher import as_teacher, read_teacher
+from lightning_modules.teacher import Teacher
 
 
 class PDDraws(NamedTuple):
@@ -97,16 +97,16 @@ class PDModule(LightningModule):
         super().__init__()
         check_budget(total_images)
         self.stages = Halving(start_steps, end_steps, last_share)
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=() if isinstance(teacher, str) else "teacher")
         self.denoiser = EDMDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.stage_teacher = copy.deepcopy(self.denoiser).eval().requires_grad_(False)
         self.stage, self.stage_start = 0, 0
         """The stage that the weights are in, counted from 0, and the images seen at its beginning."""
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
-        self.teacher, self.distance, self.weight, self.rho = as_teacher(teacher), distance, weight, rho
+        self.teacher, self.distance, self.weight, self.rho = Teacher(teacher), distance, weight, rho
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
-        self.init_from = teacher if init_from is None and isinstance(teacher, str) else init_from
+        self.init_from = init_from or self.teacher.path
         self.seed = seed
         self.images_seen = 0
         self.objective = compiled(self.loss_against, self.denoiser) if compile else self.loss_against
@@ -225,7 +225,7 @@ class PDModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.trainer.ckpt_path is None:
-            read_teacher(self.teacher)
+            _ = self.teacher.denoise  # a missing one is told before its weights are asked for
             if self.init_from is not None:
                 initialise_network(self.denoiser.network, self.init_from)
                 self.ema.reset(self.denoiser)
@@ -233,7 +233,7 @@ class PDModule(LightningModule):
     def on_fit_start(self) -> None:
         """Read the teacher of a run that resumes in its first stage; the checkpoint is loaded by now."""
         if self.stage == 0:
-            read_teacher(self.teacher)
+            _ = self.teacher.denoise
 
     def get_extra_state(self) -> dict[str, int]:
         """What the state_dict holds beside weights."""
