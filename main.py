@@ -10,12 +10,13 @@ COMMANDS = {
     "predict": "another name of sample",
     "sample": "generate images from a checkpoint, one for each seed",
     "invert": "image -> noise -> image with a bidirectional checkpoint, and the error",
+    "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
 
 
 def help_text() -> str:
     """What `--help` prints."""
-    lines = [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines = [f"  {name:<17}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
             "usage: python main.py COMMAND [OPTIONS]     (or: fewstep COMMAND [OPTIONS])",
@@ -59,6 +60,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.invert import invert
 
         return invert(args[1:])
+    if command == "search-schedule":
+        from cli.search_schedule import search_schedule
+
+        return search_schedule(args[1:])
     from cli.app import train_or_score
 
     return train_or_score(command, args[1:])

@@ -23,6 +23,7 @@ from cli.progress import ImagesBar
 from cli.quiet import quiet
 from cli.report import RunReport
 from cli.run_files import SaveConfig, conflicts, new_run_directory, run_config, run_directory, run_name
+from cli.schedule_file import use_schedule
 from cli.stop import StopGently
 from evaluation.dashboard import RunSummary, SampleGrids, TrainingCurves
 from evaluation.scorer import Scorer
@@ -104,6 +105,13 @@ class FewstepCLI(LightningCLI):
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         action = next(a for a in parser._actions if a.dest == "ckpt_path")  # Lightning's help speaks of its cloud
         action.help = "A checkpoint's path; without --config, its run's configuration is used."
+        if subcommand == "test":
+            parser.add_argument(
+                "--schedule",
+                type=str | None,
+                help="A file of search-schedule. Its levels are scored, unless --scores.steps says otherwise, and the "
+                "scores go to scores_<name of the file>.json.",
+            )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -122,6 +130,18 @@ class FewstepCLI(LightningCLI):
         if self.ckpt_path is not None:
             for line in conflicts(self.config_dump, read_checkpoint(self.ckpt_path)):
                 say(f"note: {line}")
+
+    def before_test(self) -> None:
+        """Let the module sample through a schedule file, and keep its scores apart from those of the run's own."""
+        path = self.config_dump["schedule"]
+        if path is None:
+            return
+        schedule = use_schedule(self.model, path)
+        say(f"schedule: {schedule.text} ({path})")
+        scorer = next(c for c in self.trainer.callbacks if isinstance(c, Scorer))  # type: ignore[attr-defined]
+        scorer.steps = scorer.steps or (len(schedule.levels),)
+        if scorer.out is None and self.run_directory is not None:
+            scorer.out = str(self.run_directory / f"scores_{Path(path).stem}.json")
 
     def after_validate(self) -> None:
         """Print what was measured; the modules keep it out of Lightning's table, which goes with its own x axis."""

@@ -27,6 +27,7 @@ def parser(command: str) -> "OneLineParser":
     add_checkpoint_options(p)
     p.add_argument("--seeds", type=parse_seeds, default=list(range(64)), help="numbers and ranges (default: 0-63)")
     p.add_argument("--steps", type=positive, default=None, help="network evaluations (default: 1, diffusion models 35)")
+    p.add_argument("--schedule", help="a file of search-schedule: the levels to visit, one evaluation each")
     p.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     p.add_argument("--class", dest="label", type=int, help="the class of all images (default: drawn for each seed)")
     p.add_argument("--grid", action=BooleanOptionalAction, default=True, help="also write grid.png (default: yes)")
@@ -35,10 +36,12 @@ def parser(command: str) -> "OneLineParser":
     return p
 
 
-def add_checkpoint_options(p: OneLineParser) -> None:
-    """What `sample` and `invert` share."""
+def add_checkpoint_options(p: OneLineParser, batch_size: int = 64) -> None:
+    """What the commands that take a checkpoint share."""
     p.add_argument("--ckpt_path", required=True, help="a checkpoint of `fit`")
-    p.add_argument("--batch_size", type=positive, default=64, help="images per forward pass (default: 64)")
+    p.add_argument(
+        "--batch_size", type=positive, default=batch_size, help=f"images per forward pass (default: {batch_size})"
+    )
     p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)")
     p.add_argument("--allow-import", action="append", default=[], help="a further package the checkpoint may name")
 
@@ -82,6 +85,10 @@ def _sample(options: "argparse.Namespace") -> None:
         drawn = draw_labels(seeds, torch.ones(module.num_classes))
         label = drawn if options.label is None else torch.full_like(drawn, options.label)
     steps = options.steps or default_steps(module)
+    if options.schedule is not None:
+        from cli.schedule_file import use_schedule
+
+        steps = len(use_schedule(module, options.schedule, options.steps).levels)
     options.out.mkdir(parents=True, exist_ok=True)
 
     if is_planar(module):
