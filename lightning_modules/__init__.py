@@ -6,8 +6,10 @@ from lightning_modules.checkpoint import load_denoiser, load_module
 from lightning_modules.ct import CTModule
 from lightning_modules.ctm import CTMModule
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.kd import KDModule
 from lightning_modules.pd import PDModule
 from lightning_modules.radam import RAdam
+from lightning_modules.rectified_flow import RectifiedFlowModule
 
 __all__ = [
     "BCMModule",
@@ -15,8 +17,10 @@ __all__ = [
     "CTMModule",
     "CTModule",
     "DiffusionModule",
+    "KDModule",
     "PDModule",
     "RAdam",
+    "RectifiedFlowModule",
     "load_denoiser",
     "load_module",
 ]
