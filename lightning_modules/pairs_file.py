@@ -54,7 +54,8 @@ def write_pairs(path: Path, pairs: Pairs, made_by: Mapping[str, str]) -> None:
     """Write pairs on the CPU and what made them; the file appears when it is complete."""
     tensors = {name: value.contiguous() for name, value in pairs._asdict().items() if value is not None}
     with _replacing(path) as part:
-        save_file(tensors, part, {**made_by, "content": _content(tensors)})
+        # in one entry: safetensors writes several in any order, and the same pairs shall be the same file
+        save_file(tensors, part, {"made_by": json.dumps({**made_by, "content": _content(tensors)}, sort_keys=True)})
 
 
 def read_pairs(path: Path, made_by: Mapping[str, str]) -> Pairs:
@@ -66,7 +67,7 @@ def read_pairs(path: Path, made_by: Mapping[str, str]) -> Pairs:
     remedy = "delete it, and it is made anew"
     try:
         with safe_open(path, framework="pt") as file:
-            found = file.metadata() or {}
+            found = json.loads((file.metadata() or {}).get("made_by", "{}"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no dictionary)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"the pairs {path} cannot be read ({str(error).splitlines()[0]}): {remedy}") from None
