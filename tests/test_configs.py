@@ -18,15 +18,19 @@ SMALL = [
     "--trainer.fast_dev_run=true",
     "--data.init_args.batch_size=2",
 ]
-# The papers' networks are too large for a test; their own numbers are tested without memory below.
-SHRUNK = {
-    "bcm_cifar10.yaml": ["--model.init_args.network.init_args.channels=32"],
-    "bcm_imagenet64.yaml": [
-        "--model.init_args.network.init_args.channels=32",
-        "--model.init_args.network.init_args.num_blocks=1",
-        "--model.init_args.network.init_args.channels_per_head=32",
-    ],
-}
+
+
+def shrunk(name):
+    """The papers' networks are too large for a test; their own numbers are tested without memory below. LPIPS's are not
+    in the repository."""
+    options = []
+    if "cifar10" in name or "imagenet64" in name:
+        options += ["--model.init_args.network.init_args.channels=32"]
+    if "imagenet64" in name:
+        options += [f"--model.init_args.network.init_args.{o}" for o in ("num_blocks=1", "channels_per_head=32")]
+    if "LPIPS" in (CONFIGS / name).read_text():
+        options += ["--model.init_args.distance=diffusion.distances.SquaredL2"]
+    return options
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +51,36 @@ def data_options(name, images):
     return [f"--data.init_args.path={images}"] if "path" in data["init_args"] else []
 
 
+@pytest.fixture(scope="module")
+def teacher_of(images, tmp_path_factory):
+    """The options of a config that name a teacher: the one that the config in its path makes, after a step."""
+    root, made = tmp_path_factory.mktemp("teachers"), {}
+
+    def options(name):
+        path = yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"].get("teacher")
+        if path is None:
+            return []
+        maker = f"{Path(path).parts[1]}.yaml"
+        if maker not in made:
+            quick = ["--data.init_args.batch_size=2", "--model.init_args.total_images=2"]
+            small = [*SMALL[:2], *quick, "--grids.seeds=1", "--grids.steps=[1]"]
+            given = [*small, *shrunk(maker), *data_options(maker, images), *options(maker)]
+            assert main(["fit", "--config", str(CONFIGS / maker), *given, f"--trainer.default_root_dir={root}"]) == 0
+            (made[maker],) = root.glob(f"{maker[:-5]}/000/checkpoints/last.ckpt")
+        return [f"--model.init_args.teacher={made[maker]}"]
+
+    return options
+
+
 def test_there_are_the_configs_of_the_readme():
     promised = {"bcm.yaml", "bcm_digits_long.yaml", "bcm_mnist.yaml", "bcm_cifar10.yaml", "bcm_imagenet64.yaml"}
+    promised |= {"cd.yaml", "cd_cifar10.yaml", "cd_imagenet64.yaml"}
     assert promised | {"ct.yaml", "diffusion.yaml"} <= set(RUNS)
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_trains_a_batch(name, images, capsys):
-    options = [*SMALL, *SHRUNK.get(name, []), *data_options(name, images)]
+def test_trains_a_batch(name, images, teacher_of, capsys):
+    options = [*SMALL, *shrunk(name), *data_options(name, images), *teacher_of(name)]
     assert main(["fit", "--config", str(CONFIGS / name), *options]) == 0
     assert "trained on 2 images" in capsys.readouterr().out
 
@@ -89,6 +115,15 @@ def test_the_papers_networks(name, image_shape, num_classes, parameters):
         y = network(torch.zeros(2, *image_shape), torch.zeros(2), label, torch.zeros(2))
     assert y.shape == (2, *image_shape)
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(parameters, rel=2e-3)
+
+
+@pytest.mark.parametrize("name", ["cifar10_ddpmpp", "imagenet64_adm"])
+def test_a_teachers_network_has_dropout_and_is_else_its_students(name):
+    student, teacher = (
+        yaml.safe_load((CONFIGS / "network" / f"{n}.yaml").read_text()) for n in (name, f"{name}_dropout")
+    )
+    assert teacher["init_args"].pop("dropout") > 0
+    assert student == teacher
 
 
 def test_the_digits_networks_differ_in_the_second_level_alone():
