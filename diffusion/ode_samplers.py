@@ -85,12 +85,13 @@ class Sampler(ABC):
             steps: evaluations, where the number of levels does not tell it (DPMSolverFast).
         """
         check_descending(sigmas)
+        dtype, labels = x.dtype, label
 
-        def denoise64(state: Tensor, sigma: float | Tensor, _: Tensor | None = None) -> Tensor:
-            return denoise(state.to(x.dtype), sigma, label).double()
+        def denoise64(x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+            return denoise(x.to(dtype), sigma, labels).double()
 
         levels = torch.tensor(sigmas, dtype=torch.float64, device=x.device)[:, None].expand(-1, len(x))
-        return self.descend(denoise64, x.double(), levels, noise, steps).to(x.dtype)
+        return self.descend(denoise64, x.double(), levels, noise, steps).to(dtype)
 
     def levels(self, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> list[float]:
         """The levels visited with `steps` evaluations, descending.

@@ -7,11 +7,9 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise, Transport
-from diffusion.solvers import heun_step
 
 
 def _check_order(sigmas: Sequence[float], descending: bool) -> None:
@@ -109,28 +107,6 @@ def invert(transport: Transport, x: Tensor, sigmas: Sequence[float], label: Tens
     for t, u in pairwise(sigmas):
         x = transport(x, t, label, target=u)
     return x
-
-
-def heun(denoise: Denoise, x: Tensor, sigmas: Sequence[float], label: Tensor | None = None) -> Tensor:
-    """EDM's deterministic sampler: Heun steps down `sigmas`, then an Euler step to 0 (arXiv 2206.00364, algorithm 1).
-
-    Args:
-        denoise: a diffusion model (posterior mean).
-        x: (B, C, H, W) at level sigmas[0].
-        sigmas: descending positive levels; evaluations: 2 len(sigmas) - 1.
-        label: (B,) or None.
-    """
-    _check_order(sigmas, descending=True)
-    dtype = x.dtype
-    x = x.double()  # the state in float64, the network in its own precision, as EDM does
-
-    def denoise64(x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-        return denoise(x.to(dtype), sigma, label).double()
-
-    levels = [torch.full((len(x),), sigma, dtype=torch.float64, device=x.device) for sigma in sigmas]
-    for t, s in pairwise(levels):
-        x = heun_step(denoise64, x, t, s, label)
-    return denoise64(x, levels[-1], label).to(dtype)
 
 
 def gamma_sampling(

@@ -14,23 +14,26 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from diffusion.denoisers import EDMDenoiser
+from diffusion.denoisers import Denoise, EDMDenoiser
 from diffusion.distances import SquaredL2
 from diffusion.ema import EMA
+from diffusion.guidance import NO_CLASS, Guidance, Guided
 from diffusion.levels import Levels
-from diffusion.noise import karras_grid, perturb
+from diffusion.noise import perturb
+from diffusion.ode_samplers import Heun, Sampler
 from diffusion.rng import ImageNoise, shared_dropout
-from diffusion.samplers import heun
 from diffusion.weightings import EDMWeight
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 
 
 class DiffusionDraws(NamedTuple):
-    """What is random in a step: noise like x0, levels t (B,), the seed of the dropout mask."""
+    """What is random in a step: noise like x0, levels t (B,), the dropout mask's seed, which images (B,) lose their
+    label (None: no image does)."""
 
     noise: Tensor
     t: Tensor
     dropout_seed: int
+    unlabelled: Tensor | None = None
 
 
 class DiffusionModule(LightningModule):
@@ -42,6 +45,10 @@ class DiffusionModule(LightningModule):
         levels: law of the noise level, truncated to [sigma_min, sigma_max]; EDM's is LogNormal(-1.2, 1.2).
         total_images: length of the run in training images.
         num_classes: 0 for an unconditional model, from the datamodule.
+        label_dropout: probability that an image is shown without its label, in [0, 1), so that the model can be guided;
+            0.1 to 0.2 in the paper of classifier-free guidance (arXiv 2207.12598).
+        sampler: what generates; None for EDM's deterministic Heun sampler.
+        guidance: classifier-free guidance of what is generated; None for none.
         optimizer: factory of the optimizer.
         lr_factor: factor of the learning rate as a function of the run's progress; None keeps it constant.
         sigma_data, sigma_min, sigma_max: as in `EDMDenoiser`.
@@ -60,6 +67,9 @@ class DiffusionModule(LightningModule):
         levels: Levels,
         total_images: int,
         num_classes: int = 0,
+        label_dropout: float = 0.0,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_factor: Callable[[float], float] | None = None,
         sigma_data: float = 0.5,
@@ -72,11 +82,17 @@ class DiffusionModule(LightningModule):
     ):
         super().__init__()
         check_budget(total_images)
+        if not 0 <= label_dropout < 1:
+            raise ValueError(f"label_dropout={label_dropout}: a probability in [0, 1) is needed")
+        if label_dropout > 0 and not num_classes:
+            raise ValueError(f"label_dropout={label_dropout}: the data have no classes")
         self.save_hyperparameters()
         self.denoiser = EDMDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.levels, self.weight, self.distance = levels, EDMWeight(sigma_data), SquaredL2()
+        self.label_dropout, self.sampler = label_dropout, Heun() if sampler is None else sampler
+        self.guidance = guidance
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.seed = seed
         self.images_seen = 0
@@ -97,11 +113,14 @@ class DiffusionModule(LightningModule):
         draws = step_draws(self, x0, position)
         u = draws.uniform(len(x0), "levels")
         t = self.levels.continuous(u, self.denoiser.sigma_min, self.denoiser.sigma_max)
-        return DiffusionDraws(draws.normal_like(x0, "noise"), t.float(), draws.stream_seed("dropout"))
+        unlabelled = draws.uniform(len(x0), "labels") < self.label_dropout if self.label_dropout else None
+        return DiffusionDraws(draws.normal_like(x0, "noise"), t.float(), draws.stream_seed("dropout"), unlabelled)
 
     def loss_at(self, x0: Tensor, label: Tensor | None, draws: DiffusionDraws) -> Tensor:
         """The loss of each image (B,) at the given draws."""
-        noise, t, seed = draws
+        noise, t, seed, unlabelled = draws
+        if label is not None and unlabelled is not None:
+            label = label.masked_fill(unlabelled, NO_CLASS)
         with shared_dropout(seed, self.denoiser):
             x0_hat = self.denoiser(perturb(x0, noise, t), t, label)
         return self.weight(t) * self.distance(x0_hat, x0)
@@ -116,16 +135,31 @@ class DiffusionModule(LightningModule):
         loss = self.objective(x0, label if self.num_classes else None, draws)
         return {"loss": loss.mean(), "sigma": draws.t, "terms": {"denoising": loss.detach()}}
 
+    @property
+    def guidance(self) -> Guidance | None:
+        """Classifier-free guidance of what is generated.
+
+        Raises:
+            ValueError: on setting it, for a model that was never shown an image without its label.
+        """
+        return self._guidance
+
+    @guidance.setter
+    def guidance(self, guidance: Guidance | None) -> None:
+        if guidance is not None and not self.label_dropout:
+            why = "was trained with label_dropout=0" if self.num_classes else "has no classes"
+            raise ValueError(f"guidance={guidance.weight}: this model {why}, so it cannot be guided")
+        self._guidance = guidance
+
     def sample(self, noise: ImageNoise, steps: int = 35, label: Tensor | None = None) -> Tensor:
-        """Generate (B, C, H, W) from the EMA weights by EDM's Heun sampler with `steps` evaluations, an odd number."""
-        if steps < 1 or steps % 2 == 0:
-            raise ValueError(
-                f"steps={steps}: Heun's method takes 1, 3, 5, ... evaluations, the last step being Euler's"
-            )
-        low, high = self.denoiser.sigma_min, self.denoiser.sigma_max
-        n = (steps - 1) // 2
-        sigmas = karras_grid(n, low, high).flip(0).tolist() if n else [high]
-        return heun(self.ema_denoiser, high * noise(), sigmas, label)
+        """Generate (B, C, H, W) from the EMA weights with `steps` evaluations of the denoiser.
+
+        Note: a guided evaluation is two of the network.
+        """
+        denoise: Denoise = self.ema_denoiser
+        if self.guidance is not None:
+            denoise = Guided(denoise, self.guidance)
+        return self.sampler.sample(denoise, noise, steps, label, self.denoiser.sigma_min, self.denoiser.sigma_max)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         self.log(

@@ -4,11 +4,10 @@ import math
 
 import pytest
 import torch
-from oracles import FiniteDenoise, GaussianDenoise, GaussianFlow, gaussian_data, orders
+from oracles import GaussianFlow, gaussian_data
 
-from diffusion.noise import karras_grid
 from diffusion.rng import ImageNoise
-from diffusion.samplers import add_initial_noise, ancestral, heun, invert, mixed, multistep, zigzag
+from diffusion.samplers import add_initial_noise, ancestral, invert, mixed, multistep, zigzag
 
 S, EPS, TOP = 0.5, 0.002, 80.0
 SHAPE = (1, 2, 2)
@@ -115,42 +114,6 @@ def test_multistep_adds_noise_up_to_each_level():
     assert flow.sigmas == [TOP, 1.5, EPS] and len(noise.drawn) == 2
 
 
-@pytest.mark.parametrize("shape", [SHAPE, (2, 1, 1)])
-def test_heun_sampler_converges_at_second_order(shape):
-    """On Gaussian data to D(x_eps, eps), the last step being Euler's to 0."""
-    x = TOP * gaussian_data(2, 1.0, shape)
-    truth = GaussianDenoise(S)(FLOW(x, TOP), EPS)
-    errors = []
-    for n in (40, 80, 160, 320):
-        denoise = Counted(GaussianDenoise(S))
-        errors.append((heun(denoise, x, karras_grid(n).flip(0).tolist()) - truth).abs().max())
-        assert len(denoise.sigmas) == 2 * (n + 1) - 1
-    assert orders(errors) == pytest.approx([2, 2, 2], abs=0.06)
-
-
-def test_heun_sampler_ends_on_the_data():
-    """The ideal denoiser of a finite set leads to its points, each from where it is nearest."""
-    points = torch.tensor([[1.0, 0], [-0.5, 0.8], [-0.5, -0.9]], dtype=torch.float64).reshape(3, 2, 1, 1)
-    x = TOP * torch.cat([points, gaussian_data(20, 1.0, (2, 1, 1))])
-    result = heun(FiniteDenoise(points), x, karras_grid(40).flip(0).tolist())
-    distance = (result[:, None] - points).flatten(2).norm(dim=2)
-    assert distance.min(dim=1).values.max() < 1e-6
-    assert distance[:3].argmin(dim=1).tolist() == [0, 1, 2]
-
-
-def test_heun_keeps_the_state_in_float64_and_the_network_in_its_own_precision():
-    seen = []
-
-    def denoise(x, sigma, label=None):
-        seen.append(x.dtype)
-        return GaussianDenoise(S)(x, sigma)
-
-    x, grid = start(), karras_grid(200).flip(0).tolist()
-    rough = heun(denoise, x.float(), grid)
-    assert set(seen) == {torch.float32} and rough.dtype == torch.float32
-    torch.testing.assert_close(rough.double(), heun(denoise, x, grid), rtol=1e-5, atol=0)
-
-
 @pytest.mark.parametrize(
     "sample",
     [
@@ -159,9 +122,8 @@ def test_heun_keeps_the_state_in_float64_and_the_network_in_its_own_precision():
         lambda d, x, noise, label: zigzag(d, x, ((0.1, 1.0),), noise, label),
         lambda d, x, noise, label: mixed(d, x, (TOP, EPS), ((0.1, 1.0),), noise, label),
         lambda d, x, noise, label: invert(d, x, (0.07, TOP), label),
-        lambda d, x, noise, label: heun(lambda x, sigma, label=None: d(x, sigma, label), x, (TOP, 1.0), label),
     ],
-    ids=["multistep", "ancestral", "zigzag", "mixed", "invert", "heun"],
+    ids=["multistep", "ancestral", "zigzag", "mixed", "invert"],
 )
 def test_labels_and_a_batch_of_one(sample):
     """Labels reach every evaluation; an image alone gives what it gives in a batch."""
@@ -185,8 +147,6 @@ def test_labels_and_a_batch_of_one(sample):
         (lambda x, noise: invert(FLOW, x, (80.0, 0.07)), "ascending"),
         (lambda x, noise: invert(FLOW, x, (0.0, 80.0)), "> 0"),
         (lambda x, noise: zigzag(FLOW, x, ((1.2, 0.1),), noise), "ascending"),
-        (lambda x, noise: heun(FLOW, x, (1.0, 0.0)), "> 0"),
-        (lambda x, noise: heun(FLOW, x, (0.1, 1.0)), "descending"),
     ],
 )
 def test_bad_levels_are_named(call, value):
