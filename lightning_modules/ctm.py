@@ -63,12 +63,12 @@ class CTMModule(LightningModule):
     Args:
         network: factory `(image_shape, num_classes) -> nn.Module` of a network with two noise levels.
         image_shape: (C, H, W), from the datamodule.
-        teacher: checkpoint of the diffusion model, which the student and its target start from; in Python also any
-            denoiser. None: the target network's own jump takes the place of the solver.
         paths: law of the levels from t to u, and of s.
         distance: d, images (B, ...), (B, ...) -> (B,).
         levels: law of tau, the denoising term's levels.
         total_images: length of the run in training images.
+        teacher: checkpoint of the diffusion model, which the student and its target start from; in Python also any
+            denoiser. None: the target network's own jump takes the place of the solver.
         solver: one step of the teacher's ODE.
         num_classes: 0 for an unconditional model, from the datamodule.
         optimizer: factory of the optimizer.
@@ -93,11 +93,11 @@ class CTMModule(LightningModule):
         self,
         network: Callable[[tuple[int, int, int], int], nn.Module],
         image_shape: tuple[int, int, int],
-        teacher: str | Denoise | None,
         paths: TrajectoryLaw,
         distance: Callable[[Tensor, Tensor], Tensor],
         levels: Levels,
         total_images: int,
+        teacher: str | Denoise | None = None,
         solver: Step = heun_step,
         num_classes: int = 0,
         optimizer: OptimizerCallable = RAdam,

@@ -385,11 +385,11 @@ def test_it_learns_the_flow_of_points_of_the_plane():
     module = CTMModule(
         lambda shape, classes: MLP(shape, classes, width=32, depth=2, bidirectional=True),
         (2, 1, 1),
-        TEACHER,
         GridPaths(ConstantSteps(17), 17),
         SquaredL2(),
         DSM_LEVELS,
         total_images=100 * 128,
+        teacher=TEACHER,
         optimizer=lambda parameters: torch.optim.Adam(parameters, 3e-3),
         sigma_data=S,
     )
