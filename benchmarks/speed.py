@@ -26,7 +26,7 @@ from benchmarks.memory import peak_memory
 from benchmarks.official import Official, checkout_commit
 from benchmarks.ours import Ours, Variant
 from benchmarks.shapes import SHAPES, Shape
-from benchmarks.timing import Times, commit, interleave, machine, matrix_product, speedup
+from benchmarks.timing import Times, commit, interleave, machine, matrix_product, rounded, speedup
 from datamodules.loader import TrainingBatches
 
 VARIANTS = {
@@ -252,16 +252,7 @@ def main(argv: list[str] | None = None) -> None:
             "rows": [asdict(row) for row in rows],
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(_rounded(result), indent=1) + "\n")
-
-
-def _rounded(value: Any) -> Any:
-    """Numbers to four digits, for a small file."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
+        options.json.write_text(json.dumps(rounded(result), indent=1) + "\n")
 
 
 if __name__ == "__main__":
