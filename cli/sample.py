@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, parse_seeds, positive
 from cli.errors import UsageError, run_command
+from cli.sampler_options import add_sampler_options, sampler_text, set_sampler, split_sampler_options
 
 if TYPE_CHECKING:
     import argparse
@@ -33,6 +34,7 @@ def parser(command: str) -> "OneLineParser":
     p.add_argument("--grid", action=BooleanOptionalAction, default=True, help="also write grid.png (default: yes)")
     p.add_argument("--npz", action="store_true", help="write samples.npz (arr_0: uint8 NHWC) instead of PNG files")
     p.add_argument("--subdirs", action="store_true", help="a sub-folder for every 1000 seeds")
+    add_sampler_options(p)
     return p
 
 
@@ -48,7 +50,12 @@ def add_checkpoint_options(p: OneLineParser, batch_size: int = 64) -> None:
 
 def sample(args: Sequence[str], command: str = "sample") -> int:
     """Run `sample` and return the exit code."""
-    return run_command(lambda: _sample(parser(command).parse_args(args)))
+
+    def run() -> None:
+        rest, sampler_args = split_sampler_options(args)
+        _sample(parser(command).parse_args(rest), sampler_args)
+
+    return run_command(run)
 
 
 def find_device(name: str) -> "torch.device":
@@ -64,7 +71,7 @@ def find_device(name: str) -> "torch.device":
         raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from None
 
 
-def _sample(options: "argparse.Namespace") -> None:
+def _sample(options: "argparse.Namespace", sampler_args: Sequence[str]) -> None:
     import torch
 
     from cli.quiet import quiet
@@ -84,6 +91,7 @@ def _sample(options: "argparse.Namespace") -> None:
     if module.num_classes:
         drawn = draw_labels(seeds, torch.ones(module.num_classes))
         label = drawn if options.label is None else torch.full_like(drawn, options.label)
+    set_sampler(module, options, sampler_args)
     steps = options.steps or default_steps(module)
     if options.schedule is not None:
         from cli.schedule_file import use_schedule
@@ -112,9 +120,9 @@ def _sample(options: "argparse.Namespace") -> None:
             meter=meter,
         )
         write_images(options, images, label)
+    evaluations = f"{sampler_text(module)}{meter.nfe:g} network evaluations each (counted)"
     print(
-        f"{len(seeds)} images in {options.out}: {meter.nfe:g} network evaluations each (counted), "
-        f"{1 / meter.seconds_per_image:,.0f} images/s on {device}"
+        f"{len(seeds)} images in {options.out}: {evaluations}, {1 / meter.seconds_per_image:,.0f} images/s on {device}"
     )
 
 
