@@ -109,7 +109,7 @@ class FewstepCLI(LightningCLI):
             parser.add_argument(
                 "--schedule",
                 type=str | None,
-                help="A file of search-schedule. Its levels are scored, unless --scores.steps says otherwise, and the "
+                help="A file of search-schedule: its levels are scored, beside --scores.steps if that is set, and the "
                 "scores go to scores_<name of the file>.json.",
             )
         return parser
@@ -139,7 +139,7 @@ class FewstepCLI(LightningCLI):
         schedule = use_schedule(self.model, path)
         say(f"schedule: {schedule.text} ({path})")
         scorer = next(c for c in self.trainer.callbacks if isinstance(c, Scorer))  # type: ignore[attr-defined]
-        scorer.steps = scorer.steps or (len(schedule.levels),)
+        scorer.steps = tuple(sorted({*(scorer.steps or ()), len(schedule.levels)}))
         if scorer.out is None and self.run_directory is not None:
             scorer.out = str(self.run_directory / f"scores_{Path(path).stem}.json")
 
