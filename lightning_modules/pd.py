@@ -172,7 +172,7 @@ class PDModule(LightningModule):
         """
         offered = [n for n in self.stages.steps if n <= self.num_steps]
         if steps not in offered:
-            raise ValueError(f"steps={steps}: these weights, in the stage of {self.num_steps} steps, take {offered}")
+            raise ValueError(f"steps={steps}: these weights, of the stage of N = {self.num_steps}, take {offered}")
         x = self.denoiser.sigma_max * noise()
         grid = karras_grid(steps, self.denoiser.sigma_min, self.denoiser.sigma_max, self.rho).flip(0)
         return solve(euler_step, self.ema_denoiser, x, grid.to(x)[:, None].expand(-1, len(x)), label)
@@ -223,17 +223,13 @@ class PDModule(LightningModule):
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         """Nothing: the loss needs the teacher, the scores do not."""
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.trainer.ckpt_path is None:
-            _ = self.teacher.denoise  # a missing one is told before its weights are asked for
-            if self.init_from is not None:
-                initialise_network(self.denoiser.network, self.init_from)
-                self.ema.reset(self.denoiser)
-
     def on_fit_start(self) -> None:
-        """Read the teacher of a run that resumes in its first stage; the checkpoint is loaded by now."""
+        """Start from the teacher, unless the run resumes: only now is a checkpoint loaded, and `setup` cannot know."""
         if self.stage == 0:
-            _ = self.teacher.denoise
+            _ = self.teacher.denoise  # a missing one is told before the first step
+        if self.init_from is not None and self.trainer.ckpt_path is None:
+            initialise_network(self.denoiser.network, self.init_from)
+            self.ema.reset(self.denoiser)
 
     def get_extra_state(self) -> dict[str, int]:
         """What the state_dict holds beside weights."""

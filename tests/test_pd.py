@@ -1,0 +1,353 @@
+"""Progressive distillation: its target, its stages, what is handed over between them, and resuming across them."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from oracles import FiniteDenoise, GaussianDenoise, SmallNetwork, gaussian_data
+from small_runs import config, fit
+from test_ddp import loss_curve, start
+from test_resume import DECAY, assert_same_training_state, resumed_from
+from torch import nn
+
+from diffusion.curricula import CosineDecay, LinearDecay
+from diffusion.distances import SquaredL2
+from diffusion.noise import expand, karras_grid, perturb
+from diffusion.rng import ImageNoise
+from diffusion.solvers import euler_step, solve
+from diffusion.stages import Halving, halved_intervals, two_step_target
+from diffusion.weightings import TruncatedSNR
+from lightning_modules.checkpoint import load_denoiser, load_module, read_checkpoint
+from lightning_modules.pd import PDDraws, PDModule
+from main import main
+
+S = 0.5
+SHAPE = (1, 2, 2)
+POINTS = gaussian_data(5, S, SHAPE, seed=7)
+
+
+def pd(teacher=None, **options):
+    options = {
+        "network": lambda image_shape, num_classes: SmallNetwork(image_shape, num_classes),
+        "image_shape": SHAPE,
+        "distance": SquaredL2(),
+        "weight": TruncatedSNR(),
+        "total_images": 700,
+        **options,
+    }
+    return PDModule(teacher=teacher or GaussianDenoise(S), **options)
+
+
+def intervals(n):
+    """The path of every interval of a grid of n, (3, n)."""
+    return halved_intervals((torch.arange(n) + 0.5) / n, n, 0.002, 80.0)
+
+
+# --- the target -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("teacher", [GaussianDenoise(S), FiniteDenoise(POINTS)])
+@pytest.mark.parametrize("n", [1, 2, 16, 4096])
+def test_one_step_with_the_target_lands_where_two_of_the_teacher_do(teacher, n):
+    path = halved_intervals(torch.linspace(0, 0.999, 32, dtype=torch.float64), n, 0.002, 80.0)
+    x_t = perturb(gaussian_data(32, S), gaussian_data(32, 1.0, seed=1), path[0])
+    target = two_step_target(teacher, x_t, path)
+    x_s = euler_step(lambda x, sigma, label=None: target, x_t, path[0], path[2])
+    torch.testing.assert_close(x_s, solve(euler_step, teacher, x_t, path), rtol=1e-6, atol=1e-6)
+    t, s = expand(path[0], x_t), expand(path[2], x_t)
+    torch.testing.assert_close(target, x_t - t * (x_s - x_t) / (s - t), rtol=1e-6, atol=1e-6)  # as the paper has it
+
+
+def test_the_target_does_not_suffer_from_thousands_of_steps():
+    """In float32 the paper's form errs by 3e-3 here."""
+    path = intervals(4096)[:, ::64]
+    x_t = perturb(gaussian_data(64, S), gaussian_data(64, 1.0, seed=1), path[0])
+    exact = two_step_target(GaussianDenoise(S), x_t, path)
+    assert (two_step_target(GaussianDenoise(S), x_t.float(), path.float()) - exact).abs().max() < 1e-5
+
+
+def test_loss_in_closed_form():
+    """With a network of zeros the student is the exact denoiser a x of Gaussian data, and so is the teacher. One DDIM
+    step multiplies x by (S^2 + t s)/(S^2 + t^2)."""
+    module = pd(network=lambda *_: Zeros()).double()
+    path, x0, noise = intervals(8), gaussian_data(8, S), gaussian_data(8, 1.0, seed=1)
+    t, m, s = path
+    factor = (S**2 + t * m) * (S**2 + m * s) / ((S**2 + t**2) * (S**2 + m**2))
+    gap = S**2 / (S**2 + t**2) - (1 - t * (factor - 1) / (s - t))
+    expected = t.pow(-2).clamp(min=1) * gap**2 * perturb(x0, noise, t).square().flatten(1).mean(1)
+    torch.testing.assert_close(module.loss_at(x0, None, PDDraws(noise, path, 0)), expected)
+    assert expected.min() > 1e-12  # two steps are not one
+
+
+def test_levels_of_a_step():
+    """Each of the N intervals is as likely as the others; the middle is the middle in sigma^(1/7)."""
+    v = (torch.arange(400) + 0.5) / 400
+    t, m, s = halved_intervals(v, 4, 0.002, 80.0)
+    grid = karras_grid(4)
+    assert torch.equal(t.unique(), grid[1:]) and torch.equal(s.unique(), grid[:-1])
+    assert all((t == level).sum() == 100 for level in grid[1:])
+    torch.testing.assert_close(m ** (1 / 7), (t ** (1 / 7) + s ** (1 / 7)) / 2)
+
+
+# --- the stages -------------------------------------------------------------------------------------------------
+
+
+def test_stages():
+    stages = Halving(8)
+    assert stages.steps == (8, 4, 2, 1) and stages.bounds == pytest.approx((0, 1 / 6, 2 / 6, 4 / 6, 1))
+    assert [stages.index(k / 6) for k in (0, 0.99, 1, 2, 3.99, 4, 6, 7)] == [0, 0, 1, 2, 2, 3, 3, 3]
+    assert [stages.within(2, k / 6) for k in (1, 2, 3, 4, 6)] == pytest.approx([0, 0, 0.5, 1, 1])
+    assert Halving(4, 2, last_share=1).bounds == (0, 0.5, 1) and Halving(1).steps == (1,)
+
+
+class Zeros(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, c_noise, label=None, c_target=None):
+        return self.scale * x
+
+
+class Table(nn.Module):
+    """F = w_i z with a weight for each level of a grid of n."""
+
+    def __init__(self, n):
+        super().__init__()
+        self.levels = karras_grid(n).log() / 4
+        self.weight = nn.Parameter(torch.zeros(n + 1, dtype=torch.float64))
+
+    def row(self, c_noise):
+        return (self.levels - c_noise[:, None]).abs().argmin(1)
+
+    def forward(self, x, c_noise, label=None, c_target=None):
+        return expand(self.weight[self.row(c_noise)], x) * x
+
+
+def test_students_that_learn_all_end_in_one_step_where_the_teacher_ends_in_sixteen():
+    """For Gaussian data every target is a multiple of x, which a table of weights holds exactly."""
+    module = pd(network=lambda *_: Table(16), start_steps=8, total_images=600).double()
+    for stage, n in enumerate((8, 4, 2, 1)):
+        module.images_seen = (0, 100, 200, 400)[stage]
+        assert module.advance() == (stage > 0) and module.stage == stage and module.num_steps == n
+        path, ones = intervals(n), torch.ones(n, *SHAPE, dtype=torch.float64)
+        teacher = module.stage_teacher if stage else GaussianDenoise(S)
+        wanted, scalings = two_step_target(teacher, ones, path)[:, 0, 0, 0], module.denoiser.scalings(path[0])
+        table = module.denoiser.network
+        with torch.no_grad():
+            table.weight[table.row(path[0].log() / 4)] = (wanted - scalings.c_skip) / (scalings.c_out * scalings.c_in)
+        module.ema.reset(module.denoiser)
+        assert module.loss(gaussian_data(50, S)).max() < 1e-9
+    noise = gaussian_data(4, 1.0)
+    grid = karras_grid(16).flip(0)[:, None].expand(-1, 4)
+    expected = solve(euler_step, GaussianDenoise(S), 80 * noise, grid)
+    torch.testing.assert_close(module.sample(lambda: noise, 1), expected, rtol=1e-9, atol=1e-9)
+    assert (module.ema_denoiser(80 * noise, 80.0) - expected).abs().max() > 1e-6  # it ends at sigma_min, not at 0
+
+
+def test_what_a_stage_begins_with():
+    """The first average, handed to the student and its teacher; fresh averages, a fresh optimizer."""
+    module = pd(ema_rates=[0.9, 0.5], start_steps=2, last_share=1.0)
+    optimizer, x0 = torch.optim.Adam(module.denoiser.parameters(), lr=0.1), gaussian_data(70, S).float()
+    while module.images_seen < 350:
+        assert not module.advance([optimizer]) and module.stage == 0
+        optimizer.zero_grad()
+        module.loss(x0).mean().backward()
+        optimizer.step()
+        module.update_averages(module.images_seen // 70, 70)
+        module.images_seen += 70
+    averaged = {name: value.clone() for name, value in module.ema_denoiser.state_dict().items()}
+    assert any(not torch.equal(value, averaged[name]) for name, value in module.denoiser.state_dict().items())
+    assert len(optimizer.state) > 0 and module.advance([optimizer]) and len(optimizer.state) == 0
+    for model in (module.denoiser, module.stage_teacher, *module.ema.models):
+        assert all(torch.equal(value, averaged[name]) for name, value in model.state_dict().items())
+    loss = module.loss(x0)
+    with torch.no_grad():
+        assert torch.equal(module.loss(x0), loss)
+        next(module.stage_teacher.parameters()).add_(0.1)
+        assert not torch.equal(module.loss(x0), loss)  # the stage's teacher counts now
+    gradient = torch.autograd.grad(loss.sum(), list(module.denoiser.parameters()))
+    assert all(g.abs().sum() > 0 for g in gradient)
+    assert not any(p.requires_grad for p in module.stage_teacher.parameters())
+
+
+def test_averages_warm_up_in_every_stage():
+    """The k-th step of a stage averages at min(rate, (1 + k)/(10 + k)) with k counted from the stage's beginning."""
+    module = pd(ema_rates=[0.999], start_steps=2, last_share=1.0)
+    module.images_seen = 350
+    module.advance()
+    before = module.ema_denoiser.network.second.bias.clone()
+    with torch.no_grad():
+        module.denoiser.network.second.bias.add_(1.0)
+    module.update_averages(350 // 50, 50)
+    torch.testing.assert_close(module.ema_denoiser.network.second.bias, before + 0.9)
+
+
+def test_the_teacher_of_a_stage_has_no_dropout():
+    module = pd(network=lambda *_: SmallNetwork(SHAPE, dropout=0.5), start_steps=2).train()
+    assert module.denoiser.training and not module.stage_teacher.training and not module.ema_denoiser.training
+
+
+def test_the_learning_rate_is_one_of_the_stage():
+    module = pd(start_steps=4, total_images=500, lr_factor=LinearDecay(final=0.5))  # 100, 200 and 200 images
+    assert [module.lr_in_stage(p) for p in (0, 0.1, 0.2, 0.4)] == pytest.approx([1, 0.75, 0.5, 0.5])
+    module.images_seen = 100
+    module.advance()
+    assert [module.lr_in_stage(p) for p in (0.2, 0.4, 0.6)] == pytest.approx([1, 0.75, 0.5])
+    with pytest.raises(ValueError, match=r"final=1\.5"):
+        LinearDecay(1.5)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"start_steps": 12}, "start_steps=12, end_steps=1: both are powers of two"),
+        ({"start_steps": 0}, "start_steps=0"),
+        ({"end_steps": 3}, "end_steps=3"),
+        ({"start_steps": 2, "end_steps": 4}, "the steps are halved"),
+        ({"last_share": 0.0}, r"last_share=0\.0"),
+        ({"total_images": 0}, "total_images=0"),
+    ],
+)
+def test_refused_arguments(options, said):
+    with pytest.raises(ValueError, match=said):
+        pd(**options)
+    with pytest.raises(ValueError, match=r"progress=-0\.1"):
+        Halving().index(-0.1)
+
+
+def test_steps_of_sampling():
+    """Those of the stage, and fewer, whose levels are among the stage's; at the end of the run one number alone."""
+    module, noise = pd(start_steps=8, end_steps=2, total_images=400), ImageNoise([0, 1], SHAPE)
+    assert module.sample(noise, 8).shape == module.sample(noise, 2).shape == (2, *SHAPE)
+    for steps in (1, 3, 16):
+        with pytest.raises(ValueError, match=rf"steps={steps}: .*\[8, 4, 2\]"):
+            module.sample(noise, steps)
+    for seen in (100, 200):
+        module.images_seen = seen
+        module.advance()
+    module.sample(noise, 2)
+    with pytest.raises(ValueError, match=r"steps=4: .*\[2\]"):
+        module.sample(noise, 4)
+
+
+def test_stages_follow_one_another():
+    """A step that is larger than a stage would leave it out, and a longer run would go back."""
+    module = pd(start_steps=4, total_images=500)
+    module.images_seen = 400
+    with pytest.raises(ValueError, match="is the stage of 1 step"):
+        module.advance()
+    for seen in (100, 300):
+        module.images_seen = seen
+        module.advance()
+    module.total_images = 1000
+    with pytest.raises(ValueError, match="total_images=1000: 300 images into such a run is the stage of 2 steps"):
+        module.advance()
+
+
+# --- whole runs ---------------------------------------------------------------------------------------------------
+
+
+def run_of(teacher, **init_args):
+    """A run of 14 steps of 64: the stages of 4, 2 and 1 steps begin after 0, 192 and 576 images."""
+    content = config("DiffusionModule", images=896)
+    content["model"]["class_path"] = "lightning_modules.PDModule"
+    options = content["model"]["init_args"]
+    del options["levels"]
+    options.update(teacher=teacher, start_steps=4, lr_factor=DECAY, ema_rates=[0.9], **init_args)
+    options["distance"] = {"class_path": "diffusion.distances.SquaredL2"}
+    options["weight"] = {"class_path": "diffusion.weightings.TruncatedSNR"}
+    options["network"]["init_args"]["dropout"] = 0.2
+    content["checkpoints"] = {"every_n_images": 64, "keep": 20}
+    return content
+
+
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+    """The folder of the checkpoints of one such run, and what each of its steps began with."""
+    began, original = [], PDModule.training_step
+
+    def watched(self, batch, batch_idx):
+        (optimizer,) = self.trainer.optimizers
+        began.append((self.images_seen, self.stage, optimizer.param_groups[0]["lr"], len(optimizer.state)))
+        return original(self, batch, batch_idx)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PDModule, "training_step", watched)
+        run = fit(tmp_path_factory.mktemp("pd"), run_of(teacher))
+    return SimpleNamespace(folder=run / "checkpoints", run=run, began=began)
+
+
+def test_a_run(whole, teacher):
+    """Stages, learning rates and the optimizer's state at the beginning of each step."""
+    seen, stage, lr, held = zip(*whole.began, strict=True)
+    assert seen == tuple(range(0, 896, 64)) and stage == (0,) * 3 + (1,) * 6 + (2,) * 5
+    assert [n == 0 for n in held] == [i in (0, 3, 9) for i in range(14)]
+    factor, bounds = CosineDecay(warmup=0.3), (0.0, 0.2, 0.6, 1.0)
+
+    def expected(i):
+        """The schedule lags by one step, but not into the stage before."""
+        start, end = bounds[stage[i] : stage[i] + 2]
+        progress = seen[i if i in (0, 3, 9) else i - 1] / 896
+        return 1e-3 * factor((progress - start) / (end - start))
+
+    assert lr == pytest.approx([expected(i) for i in range(14)])
+
+    module = load_module(whole.folder / "last.ckpt")
+    assert module.stage == 2 and module.stage_start == 576 and module.teacher.path == teacher
+
+
+def test_the_student_starts_from_the_teacher(whole, teacher):
+    first = read_checkpoint(whole.folder / "images_000000000064.ckpt")["state_dict"]
+    for name, value in load_denoiser(teacher).state_dict().items():
+        assert (first[f"denoiser.{name}"] - value).abs().max() < 2e-3  # after one step at lr 0
+
+
+@pytest.mark.parametrize("seen", [128, 192, 256, 576])
+def test_resuming_is_exact_across_a_stage(seen, whole, tmp_path):
+    """From before the end of a stage, from its very end, which the next step begins with, and from within the next."""
+    checkpoint = whole.folder / f"images_{seen:012d}.ckpt"
+    assert read_checkpoint(checkpoint)["state_dict"]["_extra_state"]["stage"] == (seen > 192)
+    assert_same_training_state(resumed_from(checkpoint, tmp_path), read_checkpoint(whole.folder / "last.ckpt"))
+
+
+def test_the_first_teacher_is_needed_in_the_first_stage_alone(whole, tmp_path, capsys):
+    gone = f"--model.init_args.teacher={tmp_path}/gone.ckpt"
+    assert resumed_from(whole.folder / "images_000000000640.ckpt", tmp_path, gone)["images_seen"] == 896
+    capsys.readouterr()
+    assert main(["fit", "--ckpt_path", str(whole.folder / "images_000000000128.ckpt"), gone]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "there is no teacher" in err
+
+
+def test_gradients_are_not_accumulated_across_a_stage(teacher, tmp_path):
+    """Two batches a step. The stages end at 192 and at 576 images, in the middle of a step, and so begin after it."""
+    content = run_of(teacher)
+    content["model"]["init_args"]["total_images"] = 960
+    content["trainer"]["accumulate_grad_batches"] = 2
+    content["checkpoints"]["every_n_images"] = 128
+    folder = fit(tmp_path, content) / "checkpoints"
+    middle = read_checkpoint(folder / "images_000000000256.ckpt")
+    assert middle["state_dict"]["_extra_state"] == {"stage": 0, "stage_start": 0}
+    last = read_checkpoint(folder / "last.ckpt")
+    assert last["state_dict"]["_extra_state"] == {"stage": 2, "stage_start": 640}
+    assert_same_training_state(resumed_from(folder / "images_000000000256.ckpt", tmp_path), last)
+
+
+def test_two_processes_change_stage_together(whole, teacher, tmp_path):
+    content = run_of(teacher)
+    content["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.0
+    content["curves"] = {"every_n_images": 64}
+    alone, process = fit(tmp_path, content), start(tmp_path, content)
+    said, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    (together,) = (tmp_path / "two").glob("*/*")
+    expected, found = loss_curve(alone), loss_curve(together)
+    assert [value for _, value in found] == pytest.approx([value for _, value in expected], rel=1e-4)
+    first, second = (read_checkpoint(run / "checkpoints" / "last.ckpt")["state_dict"] for run in (alone, together))
+    assert second.pop("_extra_state") == first.pop("_extra_state") == {"stage": 2, "stage_start": 576}
+    for name, weights in first.items():
+        torch.testing.assert_close(second[name], weights, rtol=0, atol=1e-4, msg=name)
