@@ -57,7 +57,7 @@ class TeacherPairs(ABC):
     steps: int
 
     def __post_init__(self) -> None:
-        self.sampler.num_levels(self.steps)  # raises if it cannot take so many
+        self.sampler.levels(self.steps)  # raises if it cannot take so many
 
     @abstractmethod
     def open(self, ode: TeacherODE, device: torch.device | str = "cpu") -> PairLaw:

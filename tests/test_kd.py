@@ -132,9 +132,10 @@ def test_a_sampler_that_adds_noise_is_refused():
         kd(pairs=FreshPairs(DDPM(), 4)).loss(images())
 
 
-def test_steps_that_the_sampler_cannot_take_are_refused():
-    with pytest.raises(ValueError, match=r"steps=4: .*1, 3, 5"):
-        FreshPairs(Heun(), 4)
+@pytest.mark.parametrize(("steps", "message"), [(4, r"steps=4: .*1, 3, 5"), (0, "steps=0")])
+def test_steps_that_the_sampler_cannot_take_are_refused(steps, message):
+    with pytest.raises(ValueError, match=message):
+        FreshPairs(Heun(), steps)
 
 
 def test_a_missing_teacher_is_told_by_the_command_that_makes_it():
