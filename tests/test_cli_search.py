@@ -38,6 +38,12 @@ def bcm(tmp_path_factory):
     return str(fit(tmp_path_factory.mktemp("bcm"), config(images=64)) / "checkpoints" / "last.ckpt")
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    run = fit(tmp_path_factory.mktemp("diffusion"), config("DiffusionModule", 64))
+    return str(run / "checkpoints" / "last.ckpt")
+
+
 @pytest.fixture
 def places(tmp_path):
     """Options that keep a search's files in the test's own folder."""
@@ -202,6 +208,19 @@ def test_the_levels_of_bcm(bcm, places, tmp_path, capsys):
     assert "3 network evaluations each (counted)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("module", "own"), [("CDModule", "80 > 0.821"), ("CTMModule", "80 > 2.515")])
+def test_the_levels_of_distilled_models(module, own, teacher, places, tmp_path, capsys):
+    """Through the samplers that they have themselves."""
+    run = fit(tmp_path, config(module, 64, teacher=teacher), name=module)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    assert search(str(checkpoint), *places) == 0
+    assert own in {levels for levels, *_ in rows(capsys.readouterr().out)}
+    assert yaml.safe_load((tmp_path / "found.yaml").read_text())["module"] == module
+    options = ["--schedule", str(tmp_path / "found.yaml"), "--seeds", "0", "--out", str(tmp_path / "s")]
+    assert main(["sample", "--ckpt_path", str(checkpoint), *options]) == 0
+    assert "2 network evaluations each (counted)" in capsys.readouterr().out
+
+
 def test_optuna(last, places, tmp_path, capsys):
     pytest.importorskip("optuna")
     options = [*places, "--method", "optuna", "--trials", "4", "--steps", "3"]
@@ -245,11 +264,13 @@ def test_a_missing_optuna_is_told_before_anything_is_read(places, capsys, monkey
     assert "there is no checkpoint nowhere.ckpt" in error_of(capsys)
 
 
-def test_what_has_no_levels_is_refused(places, tmp_path, capsys):
-    diffusion = fit(tmp_path, config("DiffusionModule", 64), name="diffusion")
-    capsys.readouterr()
-    assert search(str(diffusion / "checkpoints" / "last.ckpt"), *places) == 2
+def test_what_has_no_levels_is_refused(teacher, places, tmp_path, capsys):
+    assert search(teacher, *places) == 2
     assert "a DiffusionModule has no levels to choose" in error_of(capsys)
+    (tmp_path / "s.yaml").write_text("module: DiffusionModule\nlevels: [80.0, 5.0]")
+    for command in ("sample", "test"):
+        assert main([command, "--ckpt_path", teacher, "--schedule", str(tmp_path / "s.yaml")]) == 2
+        assert "a DiffusionModule has no levels to choose" in error_of(capsys)
 
 
 def test_points_are_refused(places, tmp_path, capsys):
