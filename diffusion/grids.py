@@ -45,6 +45,8 @@ class Scale(Grid):
         """n + 1 increasing levels, equally spaced in v, from sigma_min to sigma_max; float64."""
 
     def levels(self, n: int, sigma_min: float, sigma_max: float) -> list[float]:
+        if n < 1 or not 0 < sigma_min < sigma_max:
+            raise ValueError(f"n={n}, sigma_min={sigma_min}, sigma_max={sigma_max}: n >= 1, 0 < sigma_min < sigma_max")
         if n == 1:
             return [sigma_max]
         inner = self.spaced(n - 1, sigma_min, sigma_max).flip(0)[1:-1]
@@ -61,6 +63,10 @@ class KarrasGrid(Scale):
 
     rho: float = 7.0
 
+    def __post_init__(self) -> None:
+        if self.rho <= 0:
+            raise ValueError(f"rho={self.rho}: it must be > 0")
+
     def __call__(self, sigma: Tensor) -> Tensor:
         return sigma ** (1 / self.rho)
 
@@ -70,7 +76,7 @@ class KarrasGrid(Scale):
 
 @dataclass(frozen=True)
 class LogGrid(Scale):
-    """v = ln sigma, which is -lambda of DPM-Solver (Lu et al. 2022, arXiv 2206.00927, sec. 3.1)."""
+    """v = ln sigma, which is -lambda of DPM-Solver (Lu et al. 2022, arXiv 2206.00927)."""
 
     def __call__(self, sigma: Tensor) -> Tensor:
         return sigma.log()
@@ -117,6 +123,10 @@ class CosineGrid(Scale):
     """
 
     eps: float = 0.008
+
+    def __post_init__(self) -> None:
+        if self.eps <= 0:
+            raise ValueError(f"eps={self.eps}: the offset is > 0")
 
     def __call__(self, sigma: Tensor) -> Tensor:
         norm = math.cos(math.pi / 2 * self.eps / (1 + self.eps)) ** 2

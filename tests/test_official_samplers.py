@@ -6,7 +6,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-import torch
 from recorded.official import FormulaNetwork, NoiseSequence, agrees, noise, tensor
 
 from diffusion.denoisers import EDMDenoiser
