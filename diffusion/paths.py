@@ -6,8 +6,11 @@ with uniform numbers v (B,), one for each image, and w, one for the whole batch 
 solver steps k a training step takes, which must be the same for every image and process.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate
 from typing import Protocol
 
 import torch
@@ -30,6 +33,11 @@ class TrajectoryLaw(PathLaw, Protocol):
 
     def ends(self, v: Tensor, u: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
         """Uniform numbers v (B,), levels u (B,) -> levels s (B,), sigma_min <= s <= u."""
+
+
+@lru_cache(maxsize=64)
+def _grid(n: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device) -> Tensor:
+    return karras_grid(n, sigma_min, sigma_max, rho).to(device)
 
 
 @dataclass(frozen=True)
@@ -55,24 +63,27 @@ class GridPaths:
         if self.max_jump < 1:
             raise ValueError(f"max_jump={self.max_jump}: a path has at least one interval")
 
-    def grid(self, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
-        """The increasing grid (N + 1,) at this progress."""
-        return karras_grid(self.steps(progress), sigma_min, sigma_max, self.rho)
+    def grid(self, progress: float, sigma_min: float, sigma_max: float, device: torch.device | None = None) -> Tensor:
+        """The increasing grid (N + 1,) at this progress, kept on the device between steps."""
+        return _grid(self.steps(progress), sigma_min, sigma_max, self.rho, device or torch.device("cpu"))
 
     def path(self, v: Tensor, w: float, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
-        grid = self.grid(progress, sigma_min, sigma_max)
-        n = len(grid) - 1
-        weights = torch.arange(1, min(self.max_jump, n) + 1, dtype=torch.float64) ** self.power
-        k = 1 + int(draw_index(torch.tensor([w]), weights))
-        start = draw_index(v, torch.ones(n - k + 1, device=v.device)) + k
-        return grid.to(v.device)[start - torch.arange(k + 1, device=v.device)[:, None]]
+        grid = self.grid(progress, sigma_min, sigma_max, v.device)
+        k = self.jump(w, len(grid) - 1)
+        start = draw_index(v, torch.ones(len(grid) - k, device=v.device)) + k
+        return grid[start - torch.arange(k + 1, device=v.device)[:, None]]
+
+    def jump(self, w: float, n: int) -> int:
+        """The number of intervals k at w in [0, 1), of a grid that has n."""
+        cumulative = list(accumulate(k**self.power for k in range(1, min(self.max_jump, n) + 1)))
+        return 1 + min(bisect_right(cumulative, w * cumulative[-1]), len(cumulative) - 1)
 
     def ends(self, v: Tensor, u: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
         """Every point of the grid up to u, u and sigma_min among them, with equal probability (CTM, as in sony/ctm).
 
         `u` must be points of the grid at this progress, float64.
         """
-        grid = self.grid(progress, sigma_min, sigma_max).to(v.device)
+        grid = self.grid(progress, sigma_min, sigma_max, v.device)
         points = torch.searchsorted(grid, u) + 1
         return grid[(v.double() * points).long().minimum(points - 1)]
 

@@ -13,27 +13,41 @@ PAIRS = {
     "init_args": {"steps": {"class_path": "diffusion.curricula.DoublingSteps", "init_args": {"s0": 4, "s1": 16}}},
 }
 CONSISTENCY = {"pairs": PAIRS, "distance": {"class_path": "diffusion.distances.PseudoHuber"}, "weight": GAP}
+STEPS = {"class_path": "diffusion.curricula.ConstantSteps", "init_args": {"n": 8}}
+PAIRS_OF_A_TEACHER = {
+    "class_path": "lightning_modules.teacher_pairs.FreshPairs",
+    "init_args": {"sampler": {"class_path": "diffusion.ode_samplers.Heun"}, "steps": 3},
+}
+DISTILLED = ("CDModule", "CTMModule", "PDModule", "KDModule")
+"""Those that need a teacher."""
+TWO_LEVELS = ("BCMModule", "CTMModule")
 MODULES: dict[str, dict[str, Any]] = {
     "BCMModule": {**CONSISTENCY, "target_weight": GAP},
     "CTModule": CONSISTENCY,
     "CDModule": {
-        "paths": {
-            "class_path": "diffusion.paths.GridPaths",
-            "init_args": {
-                "steps": {"class_path": "diffusion.curricula.ConstantSteps", "init_args": {"n": 8}},
-                "max_jump": 2,
-            },
-        },
+        "paths": {"class_path": "diffusion.paths.GridPaths", "init_args": {"steps": STEPS, "max_jump": 2}},
         "distance": {"class_path": "diffusion.distances.PseudoHuber"},
         "weight": {"class_path": "diffusion.weightings.ConstantGap"},
     },
+    "CTMModule": {
+        "paths": {"class_path": "diffusion.paths.GridPaths", "init_args": {"steps": STEPS, "max_jump": 3}},
+        "distance": {"class_path": "diffusion.distances.PseudoHuber"},
+        "levels": {"class_path": "diffusion.levels.LogNormal"},
+    },
+    "PDModule": {
+        "distance": {"class_path": "diffusion.distances.SquaredL2"},
+        "weight": {"class_path": "diffusion.weightings.TruncatedSNR"},
+        "start_steps": 2,
+    },
+    "KDModule": {"pairs": PAIRS_OF_A_TEACHER},
+    "RectifiedFlowModule": {},
     "DiffusionModule": {"levels": {"class_path": "diffusion.levels.LogNormal"}},
 }
 
 
 def config(module: str = "BCMModule", images: int = 512, **init_args: Any) -> dict[str, Any]:
     """A run of `images` images in batches of 64, three checkpoints on the way."""
-    network = {"width": 16, "depth": 1, "embedding_channels": 8, "bidirectional": module == "BCMModule"}
+    network = {"width": 16, "depth": 1, "embedding_channels": 8, "bidirectional": module in TWO_LEVELS}
     return {
         "seed_everything": 1,
         "model": {

@@ -28,6 +28,8 @@ def shrunk(name):
         options += ["--model.init_args.network.init_args.channels=32"]
     if "imagenet64" in name:
         options += [f"--model.init_args.network.init_args.{o}" for o in ("num_blocks=1", "channels_per_head=32")]
+    if "CachedPairs" in (CONFIGS / name).read_text():
+        options += [f"--model.init_args.pairs.init_args.{o}" for o in ("count=4", "steps=3", "cache=null")]
     if "LPIPS" in (CONFIGS / name).read_text():
         options += ["--model.init_args.distance=diffusion.distances.SquaredL2"]
     return options
@@ -74,7 +76,8 @@ def teacher_of(images, tmp_path_factory):
 
 def test_there_are_the_configs_of_the_readme():
     promised = {"bcm.yaml", "bcm_digits_long.yaml", "bcm_mnist.yaml", "bcm_cifar10.yaml", "bcm_imagenet64.yaml"}
-    promised |= {"cd.yaml", "cd_cifar10.yaml", "cd_imagenet64.yaml"}
+    promised |= {"cd.yaml", "cd_cifar10.yaml", "cd_imagenet64.yaml", "pd.yaml", "kd.yaml", "ctm.yaml"}
+    promised |= {"rectified_flow.yaml", "reflow.yaml", "rf_distill.yaml"}
     assert promised | {"ct.yaml", "diffusion.yaml"} <= set(RUNS)
 
 

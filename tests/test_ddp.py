@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from small_runs import config, fit
+from small_runs import DISTILLED, MODULES, config, fit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lightning_modules.checkpoint import read_checkpoint
@@ -36,9 +36,10 @@ def start(tmp_path, content):
     )
 
 
-def test_two_processes_train_bcm_on_the_digits(tmp_path):
+@pytest.mark.parametrize("module", [name for name in MODULES if name not in ("CTModule", "DiffusionModule")])
+def test_two_processes_train_on_the_digits(module, teacher, tmp_path):
     """gloo on the CPU: the same loss curve and weights within float error, one run's directory, one report."""
-    content = config("BCMModule", images=64 * 12)
+    content = config(module, images=64 * 12, **({"teacher": teacher} if module in DISTILLED else {}))
     content["curves"] = {"every_n_images": 64}
     alone = fit(tmp_path, content)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
-from small_runs import config, fit
+from small_runs import DISTILLED, MODULES, PAIRS_OF_A_TEACHER, config, fit
 
 from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO
 from lightning_modules.checkpoint import CheckpointError, read_checkpoint
@@ -51,15 +51,23 @@ def middle_and_last(run):
     return sorted(folder.glob("images_*.ckpt"))[-2], read_checkpoint(folder / "last.ckpt")
 
 
-@pytest.mark.parametrize("module", ["BCMModule", "CTModule", "DiffusionModule"])
-def test_exact(module, tmp_path):
+@pytest.mark.parametrize("module", MODULES)
+def test_exact(module, teacher, tmp_path):
     """Dropout, a learning-rate schedule and validation on the way, 1,600 images: more than an epoch."""
-    content = config(module, images=1600, lr_factor=DECAY, ema_rates=[0.99, 0.9])
+    given = {"teacher": teacher} if module in DISTILLED else {}
+    content = config(module, images=1600, lr_factor=DECAY, ema_rates=[0.99, 0.9], **given)
     content["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.2
     content["trainer"]["val_check_interval"] = 7
     content["checkpoints"]["every_n_images"] = 800
     middle, last = middle_and_last(fit(tmp_path, content))
     assert read_checkpoint(middle)["images_seen"] == 832 and last["images_seen"] == 1600
+    assert_same_training_state(resumed_from(middle, tmp_path), last)
+
+
+def test_exact_with_a_previous_flow(teacher, tmp_path):
+    """Reflow; any diffusion model is a flow."""
+    content = config("RectifiedFlowModule", teacher=teacher, pairs=PAIRS_OF_A_TEACHER)
+    middle, last = middle_and_last(fit(tmp_path, content))
     assert_same_training_state(resumed_from(middle, tmp_path), last)
 
 
