@@ -214,6 +214,8 @@ class DPMSolverFast(Sampler):
 
     def descend(self, denoise: Denoise, x: Tensor, levels: Tensor, noise: Noise, steps: int | None) -> Tensor:
         m, last = len(levels) - 2, 2 if steps is None else steps % 3
+        if m < 0 or (steps is not None and self.num_levels(steps) != len(levels)):
+            raise ValueError(f"steps={steps}, {len(levels)} noise levels: DPMSolverFast visits steps // 3 + 2 of them")
         orders = [3] * m + [last] if last else [3] * (m - 1) + [2, 1]
         solvers: dict[int, Step] = {1: euler_step, 2: midpoint_step, 3: third_order_step}
         for order, t, s in zip(orders, levels[:-1], levels[1:], strict=True):
