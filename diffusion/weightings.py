@@ -33,14 +33,6 @@ class TruncatedSNR:
 
 
 @dataclass(frozen=True)
-class TruncatedSNR:
-    """lambda(t) = max(1/t^2, 1), so that no level is without weight (Salimans & Ho 2022, arXiv 2202.00512)."""
-
-    def __call__(self, t: Tensor) -> Tensor:
-        return (t**-2).clamp(min=1)
-
-
-@dataclass(frozen=True)
 class ConstantGap:
     """lambda(t, s) = 1 (CD and CT, arXiv 2303.01469)."""
 
