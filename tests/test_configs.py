@@ -20,7 +20,7 @@ SMALL = [
 ]
 
 
-def shrunk(name):
+def shrunk(name, images):
     """The papers' networks are too large for a test; their own numbers are tested without memory below. LPIPS's are not
     in the repository."""
     options = []
@@ -29,7 +29,8 @@ def shrunk(name):
     if "imagenet64" in name:
         options += [f"--model.init_args.network.init_args.{o}" for o in ("num_blocks=1", "channels_per_head=32")]
     if "CachedPairs" in (CONFIGS / name).read_text():
-        options += [f"--model.init_args.pairs.init_args.{o}" for o in ("count=4", "steps=3", "cache=null")]
+        options += [f"--model.init_args.pairs.init_args.{o}" for o in ("count=4", "steps=3")]
+        options += [f"--model.init_args.pairs.init_args.cache={images.parent / 'pairs'}"]
     if "LPIPS" in (CONFIGS / name).read_text():
         options += ["--model.init_args.distance=diffusion.distances.SquaredL2"]
     return options
@@ -66,7 +67,7 @@ def teacher_of(images, tmp_path_factory):
         if maker not in made:
             quick = ["--data.init_args.batch_size=2", "--model.init_args.total_images=2"]
             small = [*SMALL[:2], *quick, "--grids.seeds=1", "--grids.steps=[1]"]
-            given = [*small, *shrunk(maker), *data_options(maker, images), *options(maker)]
+            given = [*small, *shrunk(maker, images), *data_options(maker, images), *options(maker)]
             assert main(["fit", "--config", str(CONFIGS / maker), *given, f"--trainer.default_root_dir={root}"]) == 0
             (made[maker],) = root.glob(f"{maker[:-5]}/000/checkpoints/last.ckpt")
         return [f"--model.init_args.teacher={made[maker]}"]
@@ -83,7 +84,7 @@ def test_there_are_the_configs_of_the_readme():
 
 @pytest.mark.parametrize("name", RUNS)
 def test_trains_a_batch(name, images, teacher_of, capsys):
-    options = [*SMALL, *shrunk(name), *data_options(name, images), *teacher_of(name)]
+    options = [*SMALL, *shrunk(name, images), *data_options(name, images), *teacher_of(name)]
     assert main(["fit", "--config", str(CONFIGS / name), *options]) == 0
     assert "trained on 2 images" in capsys.readouterr().out
 
