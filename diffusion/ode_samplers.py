@@ -255,8 +255,8 @@ class DEIS(OneEvaluationALevel):
             order 4. With 0 it is Euler's method.
         variable: v(sigma), in which it is a polynomial.
 
-    Note: with the digits' teacher and 10 evaluations the samples' root-mean-square distance from the exact solution is
-    0.030 in ln sigma, 0.036 in t, 0.068 in sigma; Euler's is 0.096.
+    Note: of the digits' teacher with 10 evaluations, the samples' root-mean-square distance from the exact solution was
+    0.03 in ln sigma, 0.04 in t, 0.07 in sigma, and Euler's 0.10.
     """
 
     degree: int = 3
