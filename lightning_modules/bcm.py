@@ -28,7 +28,7 @@ from diffusion.noise import perturb
 from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, has_dropout, shared_dropout
 from diffusion.samplers import add_initial_noise, invert, mixed
-from lightning_modules.checkpoint import initialise_network
+from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 
@@ -226,10 +226,9 @@ class BCMModule(LightningModule):
             logger=False,
         )
 
-    def setup(self, stage: str) -> None:
-        if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:
-            initialise_network(self.denoiser.network, self.init_from)
-            self.ema.reset(self.denoiser)
+    def on_fit_start(self) -> None:
+        if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early
+            start_from(self.init_from, self.denoiser, self.ema)
 
     def update_averages(self, k: int, images: int | None = None) -> None:
         """Called after the k-th optimizer step, which took `images` images."""

@@ -13,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from diffusion.denoisers import Denoiser
+from diffusion.ema import EMA
 
 # Packages a class path in a config or a checkpoint may name: a class path is code that will run.
 ALLOWED_PACKAGES = (
@@ -176,3 +177,15 @@ def initialise_network(network: Any, path: str | os.PathLike[str]) -> None:
             network.load_state_dict(source)
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"the network of {path} does not fit: {str(error).splitlines()[0]}") from None
+
+
+def start_from(path: str | os.PathLike[str], denoiser: Denoiser, ema: EMA, target: Denoiser | None = None) -> None:
+    """Start a denoiser, its averages and its target, if it has one, from the EMA weights of a checkpoint.
+
+    Raises:
+        CheckpointError: as `initialise_network`.
+    """
+    initialise_network(denoiser.network, path)
+    ema.reset(denoiser)
+    if target is not None:
+        target.load_state_dict(denoiser.state_dict())

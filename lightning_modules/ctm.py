@@ -39,10 +39,10 @@ from diffusion.samplers import gamma_sampling
 from diffusion.solvers import Step, heun_step, solve
 from diffusion.weightings import EDMWeight
 from lightning_modules.balance import gradient_ratio, last_weight
-from lightning_modules.checkpoint import initialise_network
+from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
 from lightning_modules.run import StepOutput, check_budget, optimizer_and_schedule, run_callbacks, step_draws
-from lightning_modules.teacher import as_teacher, read_teacher
+from lightning_modules.teacher import Teacher
 
 
 class CTMDraws(NamedTuple):
@@ -123,19 +123,19 @@ class CTMModule(LightningModule):
             raise ValueError(f"dsm_weight={dsm_weight}: it must be >= 0")
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma={gamma}: a share lies in [0, 1]")
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=() if teacher is None or isinstance(teacher, str) else "teacher")
         self.denoiser = TrajectoryDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         # in training mode like the student, or it would not see the student's dropout mask
         self.target = copy.deepcopy(self.denoiser).requires_grad_(False) if target_rate > 0 else None
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
-        self.teacher, self.paths, self.solver = None if teacher is None else as_teacher(teacher), paths, solver
+        self.teacher, self.paths, self.solver = None if teacher is None else Teacher(teacher), paths, solver
         self.distance, self.levels, self.target_rate = distance, levels, target_rate
         self.dsm_weight, self.adaptive = dsm_weight, adaptive
         self.denoising_weight, self.denoising_distance = EDMWeight(sigma_data), SquaredL2()
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.schedules, self.gamma, self.seed = schedules, gamma, seed
-        self.init_from = teacher if init_from is None and isinstance(teacher, str) else init_from
+        self.init_from = init_from or (self.teacher.path if self.teacher is not None else None)
         self.images_seen = 0
 
     @property
@@ -240,12 +240,11 @@ class CTMModule(LightningModule):
 
     def setup(self, stage: str) -> None:
         if stage != "test" and self.teacher is not None:
-            read_teacher(self.teacher)
-        if stage == "fit" and self.init_from is not None and self.trainer.ckpt_path is None:
-            initialise_network(self.denoiser.network, self.init_from)
-            self.ema.reset(self.denoiser)
-            if self.target is not None:
-                self.target.load_state_dict(self.denoiser.state_dict())
+            _ = self.teacher.denoise  # a missing one is told before the first step
+
+    def on_fit_start(self) -> None:
+        if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early
+            start_from(self.init_from, self.denoiser, self.ema, self.target)
 
     def update_averages(self, k: int, images: int | None = None) -> None:
         """Called after the k-th optimizer step, which took `images` images."""

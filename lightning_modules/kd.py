@@ -22,7 +22,7 @@ from diffusion.denoisers import Denoise, Denoiser, EDMDenoiser
 from diffusion.distances import SquaredL2
 from diffusion.ema import EMA
 from diffusion.rng import ImageNoise, shared_dropout
-from lightning_modules.checkpoint import initialise_network
+from lightning_modules.checkpoint import start_from
 from lightning_modules.pairs_file import Pairs
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 from lightning_modules.teacher import Teacher
@@ -168,9 +168,10 @@ class KDModule(LightningModule):
             _ = self.ode.teacher.denoise  # a missing one is told before the first step
         if stage == "fit":
             self.open_pairs()
-            if self.init_from is not None and self.trainer.ckpt_path is None:
-                initialise_network(self.denoiser.network, self.init_from)
-                self.ema.reset(self.denoiser)
+
+    def on_fit_start(self) -> None:
+        if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early
+            start_from(self.init_from, self.denoiser, self.ema)
 
     def update_averages(self, k: int, images: int | None = None) -> None:
         """Called after the k-th optimizer step, which took `images` images."""

@@ -31,7 +31,7 @@ from diffusion.noise import karras_grid, perturb
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.solvers import euler_step, solve
 from diffusion.stages import Halving, halved_intervals, two_step_target
-from lightning_modules.checkpoint import initialise_network
+from lightning_modules.checkpoint import start_from
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 from lightning_modules.teacher import Teacher
 
@@ -228,8 +228,7 @@ class PDModule(LightningModule):
         if self.stage == 0:
             _ = self.teacher.denoise  # a missing one is told before the first step
         if self.init_from is not None and self.trainer.ckpt_path is None:
-            initialise_network(self.denoiser.network, self.init_from)
-            self.ema.reset(self.denoiser)
+            start_from(self.init_from, self.denoiser, self.ema)
 
     def get_extra_state(self) -> dict[str, int]:
         """What the state_dict holds beside weights."""

@@ -38,7 +38,7 @@ from diffusion.ode_samplers import Euler, Sampler
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.straight_paths import FlowGrid
 from diffusion.weightings import FlowWeight
-from lightning_modules.checkpoint import initialise_network
+from lightning_modules.checkpoint import start_from
 from lightning_modules.pairs_file import Pairs
 from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
 from lightning_modules.teacher import Teacher
@@ -113,7 +113,7 @@ class RectifiedFlowModule(LightningModule):
         self.pairs = pairs
         self.sampler: Sampler = Euler(FlowGrid()) if sampler is None else sampler
         self.make_optimizer, self.lr_factor, self.seed = optimizer, lr_factor, seed
-        self.init_from = init_from or (teacher if isinstance(teacher, str) else None)
+        self.init_from = init_from or (self.ode.teacher.path if self.ode is not None else None)
         self.images_seen = 0
         self.law: PairLaw | None = None
         self.objective: Callable[..., Tensor] = compiled(self.loss_of, self.denoiser) if compile else self.loss_of
@@ -200,9 +200,10 @@ class RectifiedFlowModule(LightningModule):
             _ = self.ode.teacher.denoise  # a missing one is told before the first step
         if stage == "fit":
             self.open_pairs()
-            if self.init_from is not None and self.trainer.ckpt_path is None:
-                initialise_network(self.denoiser.network, self.init_from)
-                self.ema.reset(self.denoiser)
+
+    def on_fit_start(self) -> None:
+        if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early
+            start_from(self.init_from, self.denoiser, self.ema)
 
     def update_averages(self, k: int, images: int | None = None) -> None:
         """Called after the k-th optimizer step, which took `images` images."""

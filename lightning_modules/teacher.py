@@ -52,13 +52,3 @@ def maker(path: str) -> str:
     """The config whose run writes this checkpoint: runs/NAME/000/checkpoints/last.ckpt is written by NAME's."""
     parts = Path(path).parts
     return parts[-4] if len(parts) >= 4 and parts[-2] == "checkpoints" else "diffusion"
-
-
-def as_teacher(source: str | Denoise) -> Teacher:
-    """`Teacher(source)`."""
-    return Teacher(source)
-
-
-def read_teacher(teacher: Teacher) -> None:
-    """Read a teacher given by path now rather than in the first step, so that a missing one is told at once."""
-    _ = teacher.denoise

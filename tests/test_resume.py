@@ -1,6 +1,7 @@
 """A run that was stopped and resumed is the run that was not: bit for bit, on the CPU."""
 
 import os
+import shutil
 
 import pytest
 import torch
@@ -68,6 +69,15 @@ def test_exact_with_a_previous_flow(teacher, tmp_path):
     """Reflow; any diffusion model is a flow."""
     content = config("RectifiedFlowModule", teacher=teacher, pairs=PAIRS_OF_A_TEACHER)
     middle, last = middle_and_last(fit(tmp_path, content))
+    assert_same_training_state(resumed_from(middle, tmp_path), last)
+
+
+def test_resuming_does_not_look_for_what_the_run_started_from(teacher, tmp_path):
+    """The weights come from the checkpoint, and the file may be gone."""
+    start = tmp_path / "start.ckpt"
+    shutil.copy(teacher, start)
+    middle, last = middle_and_last(fit(tmp_path, config("CTModule", init_from=str(start))))
+    start.unlink()
     assert_same_training_state(resumed_from(middle, tmp_path), last)
 
 
