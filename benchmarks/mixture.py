@@ -25,7 +25,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from benchmarks.mixture_methods import EXACT, METHODS, TOY
+from benchmarks.mixture_limit import consistency_training_limit, descend
+from benchmarks.mixture_methods import EXACT, GAP, METHODS, TOY
 from benchmarks.timing import commit, machine
 from datamodules.toy import ToyDataModule
 from diffusion.exact import flow_map
@@ -127,6 +128,13 @@ def references(exact: Truth) -> dict[str, Score]:
         "Euler, 32 steps": solved(euler_step, 32),
         "posterior mean": score(EXACT(start, SIGMA_MAX), exact),
     }
+
+
+def training_limit(exact: Truth, points: int = 500) -> float:
+    """RMSE of what CT would learn at its last gaps with a perfect network and a squared distance."""
+    levels = descend(GAP.gap, SIGMA_MIN, SIGMA_MAX)
+    ends = consistency_training_limit(EXACT, SIGMA_MAX * exact.z[:points].flatten(1), levels)
+    return float((ends - exact.ends[:points]).square().sum(1).mean().sqrt())
 
 
 @torch.no_grad()
@@ -265,6 +273,8 @@ def main(argv: list[str] | None = None) -> None:
     known = references(exact)
     floor = sliced_wasserstein(TOY.sample(options.points, torch.Generator().manual_seed(3)), exact.fresh, DIRECTIONS)
     console.print(table(runs, known, options.images, floor))
+    limit = training_limit(exact)
+    console.print(f"CT's limit with a perfect network and a squared distance: RMSE {limit:.4f}")
     if options.figure:
         figure(drawn, exact, options.figure)
     if options.json:
@@ -278,6 +288,7 @@ def main(argv: list[str] | None = None) -> None:
             "batch_size": options.batch_size,
             "exact_error": exact.error,
             "data_sliced_wasserstein": floor,
+            "ct_limit_rmse": limit,
             "references": {name: asdict(reference) for name, reference in known.items()},
             "medians": {method: medians(all_seeds) for method, all_seeds in runs.items()},
             "runs": [asdict(run) for all_seeds in runs.values() for run in all_seeds],

@@ -7,8 +7,12 @@ import pytest
 import torch
 
 from benchmarks import mixture
-from benchmarks.mixture_methods import METHODS, TOY
+from benchmarks.mixture_limit import consistency_training_limit, descend, posterior_sample
+from benchmarks.mixture_methods import EXACT, METHODS, TOY
+from diffusion.curricula import ECTGap
+from diffusion.exact import GaussianMixtureDenoise
 from diffusion.noise import karras_grid
+from diffusion.solvers import euler_step, solve
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +103,28 @@ def test_a_whole_small_run(tmp_path, capsys):
     assert picture.stat().st_size > 1000
     printed = capsys.readouterr().out
     assert "2,560 training images" in printed and "posterior mean" in printed
+
+
+def test_limit_of_consistency_training_on_one_gaussian_is_eulers_method():
+    """There E[x0 | x] is linear in x, so the mean of the walks takes Euler's steps; their ends spread around it."""
+    one, x = GaussianMixtureDenoise(torch.tensor([[0.3, -0.2]]), 0.5), 80 * torch.eye(2, dtype=torch.float64)
+    levels = descend(ECTGap(2.0, 4), 0.002, 80.0)
+    assert levels[0] == 80 and levels[-1] == 0.002 and levels == sorted(levels, reverse=True)
+    euler = solve(euler_step, one, x, torch.tensor(levels, dtype=torch.float64)[:, None].expand(-1, 2))
+    walks = 4000
+    torch.testing.assert_close(
+        consistency_training_limit(one, x, levels, walks), euler, rtol=0, atol=4 * 0.5 / math.sqrt(walks)
+    )
+
+
+def test_posterior_samples_have_the_posterior_mean():
+    x, sigma = torch.tensor([[0.5, 0.3]], dtype=torch.float64), 0.4
+    drawn = posterior_sample(EXACT, x.expand(20_000, 2), sigma, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(drawn.mean(0, keepdim=True), EXACT(x, sigma), rtol=0, atol=0.015)
+    assert set(mixture.nearest(drawn)[1].tolist()) >= {0, 1, 2}  # several modes, not their mean
+    one = GaussianMixtureDenoise(torch.zeros(1, 2), 0.3)
+    drawn = posterior_sample(one, x.expand(20_000, 2), sigma, torch.Generator().manual_seed(0))
+    assert drawn.std(0).tolist() == pytest.approx([0.3 * 0.4 / 0.5] * 2, rel=0.02)
 
 
 def test_levels_of_the_references_are_the_methods():
