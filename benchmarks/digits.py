@@ -27,6 +27,7 @@ from evaluation.features import FeatureNetwork, Features, extract, feature_netwo
 from evaluation.generate import Meter, draw_labels, generate
 from evaluation.grids import image_grid, save_png
 from evaluation.protocol import Source, seed_ranges
+from evaluation.scorer import describe_sampling
 from evaluation.scores import Score, score
 from lightning_modules.checkpoint import load_module, read_checkpoint
 from main import main as fewstep
@@ -131,6 +132,7 @@ class Judged:
         source = Source(
             name=name,
             steps=steps,
+            sampling=describe_sampling(module, steps),
             nfe=meter.nfe,
             seconds_per_image=meter.seconds_per_image,
             batch_size=min(500, len(images)),

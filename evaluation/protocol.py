@@ -13,6 +13,8 @@ class Source:
     name: str
     steps: int | None = None
     """Evaluations asked for."""
+    sampling: str | None = None
+    """The levels visited, or the sampler."""
     nfe: float | None = None
     """Network evaluations per image, counted."""
     seconds_per_image: float | None = None

@@ -99,6 +99,7 @@ class Scorer(Callback):
             source = Source(
                 name=f"{type(pl_module).__name__}, {steps} step{'s' * (steps > 1)}",
                 steps=steps,
+                sampling=describe_sampling(pl_module, steps),
                 nfe=meter.nfe,
                 seconds_per_image=meter.seconds_per_image,
                 batch_size=min(size, count),
@@ -160,6 +161,17 @@ def sampled_steps(pl_module: Any, wanted: Sequence[int] | None) -> list[int]:
             if wanted:
                 raise
     return offered
+
+
+def describe_sampling(pl_module: Any, steps: int) -> str | None:
+    """What a module's `sample` does with so many evaluations: the levels it visits, or its sampler."""
+    if hasattr(pl_module, "sampler"):
+        guidance = getattr(pl_module, "guidance", None)
+        return f"{pl_module.sampler}, {guidance}" if guidance else str(pl_module.sampler)
+    for levels in getattr(pl_module, "schedules", ()):
+        if len(levels) == steps:
+            return " > ".join(f"{level:g}" for level in levels)
+    return next((str(plan) for plan in getattr(pl_module, "plans", ()) if plan.steps == steps), None)
 
 
 def score_inversions(pl_module: Any, images: Tensor, labels: Tensor | None, batch_size: int) -> list[InversionScore]:

@@ -193,3 +193,19 @@ def test_missing_inception_weights_stop_the_test_before_it_starts(tmp_path, monk
     module.image_shape = (3, 32, 32)
     with pytest.raises(ValueError, match="--inception_weights PATH"):
         run(tmp_path, module)
+
+
+def test_a_score_says_how_its_images_were_sampled():
+    """Else the same number of evaluations at other levels, or by another sampler, could not be told apart."""
+    from types import SimpleNamespace
+
+    from diffusion.guidance import Guidance
+    from diffusion.ode_samplers import Euler
+    from evaluation.scorer import describe_sampling
+    from lightning_modules.bcm import PLANS
+
+    consistency = SimpleNamespace(schedules=((80.0,), (80.0, 0.821)))
+    assert [describe_sampling(consistency, n) for n in (1, 2, 3)] == ["80", "80 > 0.821", None]
+    assert "levels=(80.0, 2.4)" in describe_sampling(SimpleNamespace(plans=PLANS), 2)
+    assert describe_sampling(SimpleNamespace(sampler=Euler()), 9) == str(Euler())
+    assert "weight=2.0" in describe_sampling(SimpleNamespace(sampler=Euler(), guidance=Guidance(2.0)), 9)
