@@ -30,7 +30,15 @@ from diffusion.rng import ImageNoise, has_dropout, shared_dropout
 from diffusion.samplers import add_initial_noise, invert, mixed
 from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
-from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import (
+    StepOutput,
+    check_budget,
+    compiled,
+    log_loss,
+    optimizer_and_schedule,
+    run_callbacks,
+    step_draws,
+)
 
 
 class BCMDraws(NamedTuple):
@@ -209,22 +217,10 @@ class BCMModule(LightningModule):
         return invert(self.ema_denoiser, add_initial_noise(x0, levels[0], noise), levels, label)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "val/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "val/loss", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "test/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "test/loss", batch, batch_idx)
 
     def on_fit_start(self) -> None:
         if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early

@@ -26,7 +26,15 @@ from diffusion.samplers import multistep
 from diffusion.solvers import Step, heun_step, solve
 from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
-from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import (
+    StepOutput,
+    check_budget,
+    compiled,
+    log_loss,
+    optimizer_and_schedule,
+    run_callbacks,
+    step_draws,
+)
 from lightning_modules.teacher import Teacher
 
 
@@ -157,13 +165,7 @@ class CDModule(LightningModule):
         raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in self.schedules]} evaluations")
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "val/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "val/loss", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         """Nothing: the loss needs the teacher, the scores do not."""

@@ -30,7 +30,15 @@ from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.samplers import multistep
 from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
-from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import (
+    StepOutput,
+    check_budget,
+    compiled,
+    log_loss,
+    optimizer_and_schedule,
+    run_callbacks,
+    step_draws,
+)
 
 
 class CTDraws(NamedTuple):
@@ -145,22 +153,10 @@ class CTModule(LightningModule):
         raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in self.schedules]} evaluations")
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "val/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "val/loss", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "test/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "test/loss", batch, batch_idx)
 
     def on_fit_start(self) -> None:
         if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early

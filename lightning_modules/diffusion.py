@@ -23,7 +23,15 @@ from diffusion.noise import perturb
 from diffusion.ode_samplers import Heun, Sampler
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.weightings import EDMWeight
-from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import (
+    StepOutput,
+    check_budget,
+    compiled,
+    log_loss,
+    optimizer_and_schedule,
+    run_callbacks,
+    step_draws,
+)
 
 
 class DiffusionDraws(NamedTuple):
@@ -162,22 +170,10 @@ class DiffusionModule(LightningModule):
         return self.sampler.sample(denoise, noise, steps, label, self.denoiser.sigma_min, self.denoiser.sigma_max)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "val/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "val/loss", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "test/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "test/loss", batch, batch_idx)
 
     def update_averages(self, k: int, images: int | None = None) -> None:
         """Called after the k-th optimizer step, which took `images` images."""

@@ -24,7 +24,15 @@ from diffusion.ema import EMA
 from diffusion.rng import ImageNoise, shared_dropout
 from lightning_modules.checkpoint import start_from
 from lightning_modules.pairs_file import Pairs
-from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import (
+    StepOutput,
+    check_budget,
+    compiled,
+    log_loss,
+    optimizer_and_schedule,
+    run_callbacks,
+    step_draws,
+)
 from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_pairs import PairLaw, TeacherODE, TeacherPairs
 
@@ -142,13 +150,7 @@ class KDModule(LightningModule):
         return self.ema_denoiser(self.denoiser.sigma_max * noise(), self.denoiser.sigma_max, label)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "val/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "val/loss", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         """Nothing: the loss needs the teacher, the scores do not."""

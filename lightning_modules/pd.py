@@ -32,7 +32,15 @@ from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.solvers import euler_step, solve
 from diffusion.stages import Halving, halved_intervals, two_step_target
 from lightning_modules.checkpoint import start_from
-from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import (
+    StepOutput,
+    check_budget,
+    compiled,
+    log_loss,
+    optimizer_and_schedule,
+    run_callbacks,
+    step_draws,
+)
 from lightning_modules.teacher import Teacher
 
 
@@ -212,13 +220,7 @@ class PDModule(LightningModule):
                 schedule.step()
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "val/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "val/loss", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         """Nothing: the loss needs the teacher, the scores do not."""

@@ -40,7 +40,15 @@ from diffusion.straight_paths import FlowGrid
 from diffusion.weightings import FlowWeight
 from lightning_modules.checkpoint import start_from
 from lightning_modules.pairs_file import Pairs
-from lightning_modules.run import StepOutput, check_budget, compiled, optimizer_and_schedule, run_callbacks, step_draws
+from lightning_modules.run import (
+    StepOutput,
+    check_budget,
+    compiled,
+    log_loss,
+    optimizer_and_schedule,
+    run_callbacks,
+    step_draws,
+)
 from lightning_modules.teacher import Teacher
 from lightning_modules.teacher_pairs import PairLaw, TeacherODE, TeacherPairs
 
@@ -166,24 +174,12 @@ class RectifiedFlowModule(LightningModule):
         return self.sampler.sample(self.ema_denoiser, noise, steps, label, low, high)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
-        self.log(
-            "val/loss",
-            self.loss(*batch, position=batch_idx).mean(),
-            batch_size=len(batch[0]),
-            sync_dist=True,
-            logger=False,
-        )
+        log_loss(self, "val/loss", batch, batch_idx)
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         """Nothing for reflow, whose loss needs the teacher; the scores do not."""
         if self.ode is None:
-            self.log(
-                "test/loss",
-                self.loss(*batch, position=batch_idx).mean(),
-                batch_size=len(batch[0]),
-                sync_dist=True,
-                logger=False,
-            )
+            log_loss(self, "test/loss", batch, batch_idx)
 
     def prepare_data(self) -> None:
         """Make the pairs on one process, while Lightning lets the others wait however long it takes."""

@@ -66,6 +66,12 @@ def step_draws(module: Any, x0: Tensor, position: int | None = None) -> Draws:
     return Draws(module.seed, module.images_seen if position is None else position, x0.device, rank, world_size)
 
 
+def log_loss(module: Any, name: str, batch: tuple[Tensor, Tensor | None], position: int) -> None:
+    """Log the mean loss of a batch over all processes, at the random draws of `position`."""
+    loss = module.loss(*batch, position=position).mean()
+    module.log(name, loss, batch_size=len(batch[0]), sync_dist=True, logger=False)
+
+
 class CountImages(Callback):
     """Counts the images of the global batch, keeps the count in the checkpoint, stops at `total_images`.
 

@@ -27,7 +27,7 @@ def compared(tmp_path_factory):
 
 
 def test_a_row_for_every_sampler_and_budget_and_for_every_method(compared, capsys):
-    root, words = compared
+    root, _ = compared
     result = json.loads((root / "digits.json").read_text())
     rows = [(row["name"], row["nfe"]) for row in result["rows"]]
     assert len(rows) == 4 * len(digits.SAMPLERS) + 2
