@@ -174,7 +174,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="training images of each method (default: the configs')")
     parser.add_argument("--num-images", type=int, default=2000, help="images scored")
     parser.add_argument("--json", type=Path, help="write the results here as well")
-    parser.add_argument("--picture", type=Path, help="write a PNG here: a row of 16 images for each line of the table")
+    parser.add_argument("--picture", type=Path, help="write a PNG here: the teacher by Heun, then few steps")
     return parser.parse_args(argv)
 
 
@@ -212,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for budget in BUDGETS:
             result, images = judged.row(name, teacher, sampler.at_most(budget))
             baseline.append(result)
-            pictures += [images] if budget == BUDGETS[-1] else []
+            pictures += [images] if (name, budget) == ("Heun", BUDGETS[-1]) else []
     for method in methods:
         module: Any = load_module(checkpoints[method.name])
         for steps in method.evaluations:
