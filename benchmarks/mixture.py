@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
@@ -210,8 +211,10 @@ def table(runs: dict[str, list[Run]], known: dict[str, Score], images: int, floo
 
 def figure(points: dict[str, Tensor], exact: Truth, path: Path, shown: int = 4000) -> None:
     """One-step samples of every method, coloured by their distance from the exact images."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
+    from PIL import Image
 
     panels = Figure(figsize=(2.4 * len(points) + 0.7, 2.7), dpi=100, layout="constrained")
     axes = panels.subplots(1, len(points), sharex=True, sharey=True, squeeze=False)[0]
@@ -223,8 +226,9 @@ def figure(points: dict[str, Tensor], exact: Truth, path: Path, shown: int = 400
         dots = axis.scatter(*at.T, c=error, s=1.5, cmap="viridis", norm=LogNorm(1e-3, 1), linewidths=0)
         axis.set(title=method, aspect="equal", xlim=(-1, 1), ylim=(-1, 1), xticks=[], yticks=[])
     panels.colorbar(dots, ax=axes, label="distance from the exact map", shrink=0.9)
+    FigureCanvasAgg(panels).draw()
     path.parent.mkdir(parents=True, exist_ok=True)
-    panels.savefig(path)
+    Image.fromarray(np.asarray(panels.canvas.buffer_rgba())).convert("RGB").quantize(160).save(path, optimize=True)
 
 
 def rounded(value: Any) -> Any:
