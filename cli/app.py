@@ -22,7 +22,15 @@ from cli.errors import UsageError, explain_parsing, run_command
 from cli.progress import ImagesBar
 from cli.quiet import quiet
 from cli.report import RunReport
-from cli.run_files import SaveConfig, conflicts, new_run_directory, run_config, run_directory, run_name
+from cli.run_files import (
+    SaveConfig,
+    conflicts,
+    new_run_directory,
+    remove_run_directory,
+    run_config,
+    run_directory,
+    run_name,
+)
 from cli.schedule_file import use_schedule
 from cli.stop import StopGently
 from evaluation.dashboard import RunSummary, SampleGrids, TrainingCurves
@@ -149,6 +157,15 @@ class FewstepCLI(LightningCLI):
             say(f"{name}: {float(value):.6g}")
 
     after_test = after_validate
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except BaseException:
+            # a start that failed takes no number: what names this config's first run goes on to mean the next
+            if subcommand == "fit" and self.run_directory is not None and self.trainer.global_step == 0:
+                remove_run_directory(self.run_directory)
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]["trainer"]

@@ -1,6 +1,7 @@
 """A run's directory: where it is, the configuration in it, and what of that a user's choices contradict."""
 
 import re
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from cli.arguments import option_values
-from cli.checkpoints import write_text
+from cli.checkpoints import first_process, write_text
 from cli.errors import UsageError
 from lightning_modules.checkpoint import read_checkpoint
 
@@ -38,6 +39,12 @@ def new_run_directory(root: Path, name: str) -> Path:
             return directory
         except FileExistsError:
             number += 1
+
+
+def remove_run_directory(directory: Path) -> None:
+    """Remove the directory of a run that took no step, unless it holds a checkpoint; on the first process."""
+    if first_process() and not any(directory.glob("checkpoints/*.ckpt")):
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def run_directory(ckpt_path: str) -> Path:

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from diffusion.denoisers import Denoiser
+from diffusion.denoisers import Denoiser, FlowDenoiser
 from diffusion.ema import EMA
 
 # Packages a class path in a config or a checkpoint may name: a class path is code that will run.
@@ -156,7 +156,11 @@ def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Li
 
 def load_denoiser(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Denoiser:
     """The frozen EMA denoiser of any checkpoint; arguments and errors as `load_module`."""
-    module: Any = load_module(path, allow)  # every method has ema_denoiser
+    return frozen_denoiser(load_module(path, allow))
+
+
+def frozen_denoiser(module: Any) -> Denoiser:
+    """The EMA denoiser of a method, frozen and in evaluation mode."""
     return module.ema_denoiser.eval().requires_grad_(False)
 
 
@@ -167,25 +171,46 @@ def initialise_network(network: Any, path: str | os.PathLike[str]) -> None:
     level has no effect yet.
 
     Raises:
-        CheckpointError: the networks differ in shape.
+        CheckpointError: the networks differ in their parameters.
     """
-    source = load_denoiser(path).network.state_dict()
+    _load_network(network, load_denoiser(path).network.state_dict(), path)
+
+
+def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
+    own = network.state_dict()
+    faults = {
+        "it lacks": sorted(set(own) - set(source)),
+        "it has beside them": sorted(set(source) - set(own)),
+        "of another shape": sorted(key for key in set(own) & set(source) if own[key].shape != source[key].shape),
+    }
+    said = [f"{fault} {', '.join(keys[:3])}{' ...' * (len(keys) > 3)}" for fault, keys in faults.items() if keys]
     try:
-        if set(source) != set(network.state_dict()) and hasattr(network, "load_unidirectional"):
+        if any(".target_mlp." in key for key in faults["it lacks"]):
             network.load_unidirectional(source)
+        elif said:
+            raise ValueError("; ".join(said))
         else:
             network.load_state_dict(source)
-    except (RuntimeError, ValueError) as error:
-        raise CheckpointError(f"the network of {path} does not fit: {str(error).splitlines()[0]}") from None
+    except ValueError as error:
+        raise CheckpointError(f"the network of {path} does not fit: {error}") from None
 
 
 def start_from(path: str | os.PathLike[str], denoiser: Denoiser, ema: EMA, target: Denoiser | None = None) -> None:
     """Start a denoiser, its averages and its target, if it has one, from the EMA weights of a checkpoint.
 
     Raises:
-        CheckpointError: as `initialise_network`.
+        CheckpointError: as `initialise_network`; or the same weights mean something else there, a velocity or another
+            standard deviation of the data.
     """
-    initialise_network(denoiser.network, path)
+    source = load_denoiser(path)
+    if isinstance(source, FlowDenoiser) != isinstance(denoiser, FlowDenoiser):
+        raise CheckpointError(
+            f"{path} holds a {type(source).__name__}, from whose weights a {type(denoiser).__name__} cannot start: "
+            f"one gives a velocity and the other does not"
+        )
+    if source.sigma_data != denoiser.sigma_data:
+        raise CheckpointError(f"{path} has sigma_data={source.sigma_data}, and this run {denoiser.sigma_data}")
+    _load_network(denoiser.network, source.network.state_dict(), path)
     ema.reset(denoiser)
     if target is not None:
         target.load_state_dict(denoiser.state_dict())

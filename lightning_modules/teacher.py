@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.denoisers import Denoise
-from lightning_modules.checkpoint import CheckpointError, load_denoiser
+from lightning_modules.checkpoint import CheckpointError, frozen_denoiser, load_module
 
 
 class Teacher:
@@ -28,16 +28,20 @@ class Teacher:
         """The denoiser itself, read on first use.
 
         Raises:
-            CheckpointError: there is no such file (the message names the command that makes one), or it cannot be read.
+            CheckpointError: there is no such file (the message names another, or the command that makes one), it cannot
+                be read, or it holds no diffusion model or flow.
         """
         if self._denoise is None:
             assert self.path is not None
             if not Path(self.path).is_file():
+                raise CheckpointError(f"there is no teacher {self.path}: {remedy(self.path)}")
+            module = load_module(self.path)
+            if not hasattr(module, "sampler"):
                 raise CheckpointError(
-                    f"there is no teacher {self.path}: python main.py fit --config configs/{maker(self.path)}.yaml "
-                    f"trains one, and --model.init_args.teacher PATH names it"
+                    f"{self.path} holds a {type(module).__name__}, which has no ODE to follow: a teacher is a "
+                    f"DiffusionModule or a RectifiedFlowModule"
                 )
-            self._denoise = load_denoiser(self.path)
+            self._denoise = frozen_denoiser(module)
         return self._denoise
 
     @torch.no_grad()
@@ -48,7 +52,13 @@ class Teacher:
         return denoise(x, sigma, label)
 
 
-def maker(path: str) -> str:
-    """The config whose run writes this checkpoint: runs/NAME/000/checkpoints/last.ckpt is written by NAME's."""
+def remedy(path: str) -> str:
+    """What to do without a teacher runs/NAME/NUMBER/checkpoints/last.ckpt: take another of NAME, or make one."""
     parts = Path(path).parts
-    return parts[-4] if len(parts) >= 4 and parts[-2] == "checkpoints" else "diffusion"
+    is_run = len(parts) >= 4 and parts[-2] == "checkpoints"
+    others = Path(path).parents[2].glob(f"*/checkpoints/{parts[-1]}") if is_run else iter(())
+    newest = max(others, key=lambda p: p.stat().st_mtime, default=None)
+    if newest is not None:
+        return f"the newest one beside it is --model.init_args.teacher {newest}"
+    name = parts[-4] if is_run else "diffusion"
+    return f"python main.py fit --config configs/{name}.yaml trains one, and --model.init_args.teacher PATH names it"

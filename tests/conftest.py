@@ -9,3 +9,10 @@ def teacher(tmp_path_factory):
     """The checkpoint of a DiffusionModule of a few steps, with the network of `small_runs.config`."""
     run = fit(tmp_path_factory.mktemp("teacher"), config("DiffusionModule", images=256), name="teacher")
     return str(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture(scope="session")
+def flow(tmp_path_factory):
+    """The checkpoint of a RectifiedFlowModule of a few steps, with the network of `small_runs.config`."""
+    run = fit(tmp_path_factory.mktemp("flow"), config("RectifiedFlowModule", images=256), name="flow")
+    return str(run / "checkpoints" / "last.ckpt")

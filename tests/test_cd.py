@@ -19,7 +19,6 @@ from diffusion.weightings import ConstantGap, InverseGap
 from lightning_modules.cd import CDDraws, CDModule
 from lightning_modules.checkpoint import load_denoiser, load_module, read_checkpoint
 from lightning_modules.ct import CTModule
-from lightning_modules.teacher import Teacher
 from main import main
 
 S = 0.5
@@ -129,14 +128,6 @@ def test_the_target_follows_the_student():
         cd(GaussianDenoise(S), target_rate=1.0)
 
 
-def test_a_teacher_is_read_when_needed_frozen_and_without_gradient(teacher):
-    t = Teacher(teacher)
-    assert t._denoise is None
-    x = torch.zeros(2, 1, 8, 8, requires_grad=True)
-    assert not t(x, 1.0).requires_grad
-    assert not t.denoise.training and not any(p.requires_grad for p in t.denoise.parameters())
-
-
 def test_the_student_starts_as_its_teacher_which_its_checkpoint_leaves_out(teacher, tmp_path):
     content = config("CDModule", images=64, teacher=teacher, target_rate=0.9)
     content["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 0.0
@@ -156,18 +147,3 @@ def test_a_distilled_model_needs_its_teacher_no_more(teacher, tmp_path):
     assert load_module(last).teacher.path == str(copy)
     assert main(["test", "--ckpt_path", str(last)]) == 0
     assert main(["sample", "--ckpt_path", str(last), "--seeds", "0-3", "--out", str(tmp_path / "out")]) == 0
-
-
-@pytest.mark.parametrize(
-    ("path", "config_name"),
-    [("runs/diffusion_cifar10/000/checkpoints/last.ckpt", "diffusion_cifar10"), ("nowhere.ckpt", "diffusion")],
-)
-def test_a_missing_teacher_is_one_line_that_names_the_command(path, config_name, tmp_path, capsys, monkeypatch):
-    import yaml
-
-    (tmp_path / "cd.yaml").write_text(yaml.safe_dump(config("CDModule", teacher=path)))
-    monkeypatch.chdir(tmp_path)
-    assert main(["fit", "--config", "cd.yaml"]) == 2
-    err = capsys.readouterr().err
-    assert err.count("\n") == 1 and f"there is no teacher {path}" in err
-    assert f"python main.py fit --config configs/{config_name}.yaml trains one" in err

@@ -65,9 +65,9 @@ def test_exact(module, teacher, tmp_path):
     assert_same_training_state(resumed_from(middle, tmp_path), last)
 
 
-def test_exact_with_a_previous_flow(teacher, tmp_path):
-    """Reflow; any diffusion model is a flow."""
-    content = config("RectifiedFlowModule", teacher=teacher, pairs=PAIRS_OF_A_TEACHER)
+def test_exact_with_a_previous_flow(flow, tmp_path):
+    """Reflow."""
+    content = config("RectifiedFlowModule", teacher=flow, pairs=PAIRS_OF_A_TEACHER)
     middle, last = middle_and_last(fit(tmp_path, content))
     assert_same_training_state(resumed_from(middle, tmp_path), last)
 
