@@ -1,6 +1,7 @@
 """Distances between images against their formulae."""
 
 import math
+import urllib.error
 
 import pytest
 import torch
@@ -91,18 +92,80 @@ def test_pseudo_huber_needs_a_positive_c():
             PseudoHuber(c_factor)
 
 
-@pytest.mark.slow
-def test_lpips_builds(monkeypatch):
-    """With random weights in the backbone, of which only the constructor is downloaded."""
+# --- LPIPS, with random weights: the trained ones would have to be downloaded ----------------------------------------
+
+
+@pytest.fixture
+def lpips(monkeypatch):
+    """A factory of LPIPS whose backbone has random weights; w is torchmetrics' own."""
     import torchvision
 
-    build = torchvision.models.alexnet
-    monkeypatch.setattr(torchvision.models, "alexnet", lambda weights=None, **options: build(**options))
-    distance = LPIPS("alex", size=64).train()
+    def features(name, pretrained):
+        torch.manual_seed(0)
+        if name == "vgg16":  # without the classifier, which is most of its weights
+            built = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
+        else:
+            built = getattr(torchvision.models, name)().features
+        for module in built.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+        return built
+
+    monkeypatch.setattr("torchmetrics.functional.image.lpips._get_tv_model_features", features)
+    return LPIPS
+
+
+@pytest.mark.parametrize(("net_type", "size"), [("vgg", 32), ("alex", 64), ("squeeze", 64)])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lpips_is_torchmetrics_distance_at_the_size(lpips, net_type, size, channels):
+    distance = lpips(net_type, size)
+    a, b = two_batches((2, channels, 8, 8), torch.float32)
+    resized = [torch.nn.functional.interpolate(x, size=(size, size), mode="bilinear") for x in (a, b)]
+    d = distance(a, b)
+    torch.testing.assert_close(d, distance.net(*(x.expand(-1, 3, -1, -1) for x in resized)).flatten())
+    assert d.shape == (2,) and (d > 0).all() and torch.equal(distance(a, a), torch.zeros(2))
+    assert not any(p.requires_grad for p in distance.net.parameters())
+
+
+def test_lpips_is_computed_in_float32_under_autocast(lpips):
+    """In bfloat16 the gradient between near images is noise: its cosine with the true one was 0.2 at this distance."""
+    distance = lpips(size=32)
+    a, step = two_batches((2, 3, 32, 32), torch.float32)
+    near = (a + 0.001 * step).requires_grad_()
+    (exact,) = torch.autograd.grad(distance(near, a).sum(), near)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        d, half = distance(near, a), distance(near.bfloat16(), a.bfloat16())
+        rounded = distance.net(near, a)  # what autocast makes of the same network
+    (gradient,) = torch.autograd.grad(d.sum(), near)
+    (noise,) = torch.autograd.grad(rounded.sum(), near)
+    assert d.dtype == half.dtype == torch.float32
+    torch.testing.assert_close(gradient, exact)
+    assert torch.cosine_similarity(noise.flatten(), exact.flatten(), 0) < 0.5
+
+
+def test_lpips_compiles_as_one_graph_and_moves_its_weights_there(lpips):
+    distance = lpips(size=32)
     a, b = two_batches((2, 1, 8, 8), torch.float32)
-    d = distance(a.requires_grad_(), b)
-    (gradient,) = torch.autograd.grad(d.sum(), a)
-    assert d.shape == (2,) and (d > 0).all() and gradient.abs().sum() > 0
-    torch.testing.assert_close(distance(a, b), d)  # in evaluation mode whatever the module's mode
-    assert not any(p.requires_grad for p in distance.parameters())
-    assert distance(a, a).abs().max() < 1e-6
+    # not LPIPS itself: a compiled callable object is an error of torch's
+    compiled = torch.compile(lambda a, b: distance(a, b), fullgraph=True, dynamic=False, backend="eager")
+    torch.testing.assert_close(compiled(a, b), distance(a, b))
+    moves = torch.compile(lambda x: distance._moved_to(x.device), fullgraph=True, backend="eager")
+    assert moves(a.to("meta")) and {p.device.type for p in distance.net.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(("net_type", "file"), [("vgg", "vgg16-397923af"), ("alex", r"alexnet-owt-7be5be79")])
+def test_lpips_without_its_weights_is_refused_in_one_line(monkeypatch, tmp_path, net_type, file):
+    def offline(*args, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    expected = f"needs {tmp_path}/hub/checkpoints/{file}.pth, .*no network.*; diffusion.distances.SquaredL2 .*"
+    with pytest.raises(ValueError, match=expected) as error:
+        LPIPS(net_type)
+    assert "\n" not in str(error.value)
+
+
+def test_lpips_of_an_unknown_network_is_refused():
+    with pytest.raises(ValueError, match=r"net_type=resnet: .* vgg, alex, squeeze"):
+        LPIPS("resnet")
