@@ -1,6 +1,7 @@
 """The forward process x = x0 + sigma * noise and the grids of noise levels."""
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -49,6 +50,15 @@ def karras_grid(n: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: 
     grid = (low + torch.arange(n + 1, dtype=torch.float64) / n * (high - low)) ** rho
     grid[0], grid[-1] = sigma_min, sigma_max  # the powers miss the end points by an ulp
     return grid
+
+
+@lru_cache(maxsize=64)
+def karras_grid_on(n: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device) -> Tensor:
+    """`karras_grid` on a device, kept there between training steps, which would else wait for the copy.
+
+    Its numbers are not to be changed in place.
+    """
+    return karras_grid(n, sigma_min, sigma_max, rho).to(device)
 
 
 def vp_grid(n: int, beta_min: float = 0.1, beta_max: float = 20.0, eps: float = 1e-3) -> Tensor:

@@ -9,7 +9,6 @@ solver steps k a training step takes, which must be the same for every image and
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import accumulate
 from typing import Protocol
 
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffusion.levels import draw_index
-from diffusion.noise import karras_grid
+from diffusion.noise import karras_grid_on
 from diffusion.pairs import PairLaw
 
 
@@ -33,11 +32,6 @@ class TrajectoryLaw(PathLaw, Protocol):
 
     def ends(self, v: Tensor, u: Tensor, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
         """Uniform numbers v (B,), levels u (B,) -> levels s (B,), sigma_min <= s <= u."""
-
-
-@lru_cache(maxsize=64)
-def _grid(n: int, sigma_min: float, sigma_max: float, rho: float, device: torch.device) -> Tensor:
-    return karras_grid(n, sigma_min, sigma_max, rho).to(device)
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class GridPaths:
 
     def grid(self, progress: float, sigma_min: float, sigma_max: float, device: torch.device | None = None) -> Tensor:
         """The increasing grid (N + 1,) at this progress, kept on the device between steps."""
-        return _grid(self.steps(progress), sigma_min, sigma_max, self.rho, device or torch.device("cpu"))
+        return karras_grid_on(self.steps(progress), sigma_min, sigma_max, self.rho, device or torch.device("cpu"))
 
     def path(self, v: Tensor, w: float, progress: float, sigma_min: float, sigma_max: float) -> Tensor:
         grid = self.grid(progress, sigma_min, sigma_max, v.device)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.denoisers import Denoise
 from diffusion.levels import draw_index
-from diffusion.noise import expand, karras_grid
+from diffusion.noise import expand, karras_grid_on
 from diffusion.solvers import euler_step
 
 
@@ -78,7 +78,7 @@ def halved_intervals(v: Tensor, n: int, sigma_min: float, sigma_max: float, rho:
     Returns:
         Descending levels (3, B) float64.
     """
-    grid = karras_grid(2 * n, sigma_min, sigma_max, rho).to(v.device)
+    grid = karras_grid_on(2 * n, sigma_min, sigma_max, rho, v.device)
     start = 2 * (draw_index(v, torch.ones(n, device=v.device)) + 1)
     return grid[start - torch.arange(3, device=v.device)[:, None]]
 

@@ -184,5 +184,5 @@ class StoredPairs:
         here = Draws(draws.seed, draws.images_seen, "cpu", draws.rank, draws.world_size)
         index = (here.uniform(len(x0), "pairs") * len(self.pairs.x0)).long()
         pairs, device = self.pairs, x0.device
-        drawn = None if pairs.label is None else pairs.label[index].to(device, non_blocking=True)
-        return Pairs(pairs.noise[index].to(device, non_blocking=True), pairs.x0[index].to(device), drawn)
+        noise, solved = (rows[index].to(device, non_blocking=True) for rows in (pairs.noise, pairs.x0))
+        return Pairs(noise, solved, None if pairs.label is None else pairs.label[index].to(device, non_blocking=True))

@@ -2,11 +2,19 @@
 
 import pytest
 import torch
+from oracles import GaussianDenoise
 from test_modules import METHODS, bcm, ct, images, pd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from diffusion.curricula import SquareRootSteps, TargetRate
+from diffusion.curricula import ConstantSteps, SquareRootSteps, TargetRate
+from diffusion.ode_samplers import Heun
+from diffusion.pairs import GridPairs
+from diffusion.paths import GridPaths
+from diffusion.rng import Draws
+from diffusion.stages import halved_intervals
+from lightning_modules.pairs_file import Pairs
 from lightning_modules.run import SkipNonFinite
+from lightning_modules.teacher_pairs import StoredPairs
 from networks import MLP
 
 
@@ -73,12 +81,15 @@ def test_averages_have_the_same_half_life_in_images_at_any_batch_size():
     torch.testing.assert_close(averaged(64, 4), torch.full((4,), 1 - 0.9**4))
 
 
-class NoHostRead(TorchDispatchMode):
-    """Fails where the host asks for a number on the device, and so would wait for it."""
+class NoHostWait(TorchDispatchMode):
+    """Fails where the host asks for a number on the device, or waits until a copy has come there."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         assert func is not torch.ops.aten._local_scalar_dense.default, "the host reads a number"
-        return func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and not kwargs.get("non_blocking"):
+            assert kwargs.get("device") in (None, args[0].device), "the host waits for a copy"
+        return func(*args, **kwargs)
 
 
 @pytest.mark.parametrize("make", METHODS)
@@ -87,10 +98,37 @@ def test_a_step_never_asks_the_device_for_a_number(make):
     module, x0, guard = make().train(), images(), SkipNonFinite()
     optimizer = torch.optim.Adam(module.denoiser.parameters(), fused=True)
     module.loss(x0)  # laws of levels make their grids once
-    with NoHostRead():
+    with NoHostWait():
         module.training_step((x0, None), 0)["loss"].backward()
         guard.on_before_optimizer_step(None, module, optimizer)
         optimizer.step()
         module.update_averages(0, len(x0))
-    with pytest.raises(AssertionError, match="reads a number"), NoHostRead():
+    with pytest.raises(AssertionError, match="reads a number"), NoHostWait():
         x0.sum().item()
+
+
+def stored_pairs(x):
+    pairs = StoredPairs(Pairs(images(), images(), torch.arange(6)))
+    return lambda: pairs(Draws(0, 0, x.device), x, None)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: lambda: halved_intervals(x.flatten(1).mean(1), 4, 0.002, 80.0),
+        lambda x: lambda: GridPaths(ConstantSteps(8)).path(x.flatten(1).mean(1), 0.5, 0.0, 0.002, 80.0),
+        lambda x: lambda: GridPairs(ConstantSteps(8)).pairs(x.flatten(1).mean(1), 0.0, 0.002, 80.0),
+        lambda x: lambda: Heun()(GaussianDenoise(0.5), x, Heun().levels(5), lambda: x),
+        stored_pairs,
+    ],
+    ids=["PD's levels", "CD's levels", "CT's levels", "solver", "stored pairs"],
+)
+def test_a_step_never_waits_for_a_copy_to_the_device(make):
+    """The device is "meta", which every machine has; the first step may wait."""
+    x = images().to("meta")
+    step = make(x)
+    step()
+    with NoHostWait():
+        step()
+    with pytest.raises(AssertionError, match="waits for a copy"), NoHostWait():
+        images().to("meta")
