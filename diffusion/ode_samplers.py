@@ -90,7 +90,9 @@ class Sampler(ABC):
         def denoise64(x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
             return denoise(x.to(dtype), sigma, labels).double()
 
-        levels = torch.tensor(sigmas, dtype=torch.float64, device=x.device)[:, None].expand(-1, len(x))
+        # non_blocking: a training step that solves the teacher's ODE must not wait for what the device is doing
+        levels = torch.tensor(sigmas, dtype=torch.float64).to(x.device, non_blocking=True)
+        levels = levels[:, None].expand(-1, len(x))
         return self.descend(denoise64, x.double(), levels, noise, steps).to(dtype)
 
     def levels(self, steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0) -> list[float]:
@@ -255,7 +257,8 @@ class DEIS(OneEvaluationALevel):
             order 4. With 0 it is Euler's method.
         variable: v(sigma), in which it is a polynomial.
 
-    Note: ln sigma is the default since of the three it came nearest to the solution of the digits' ODE (docs/results.md).
+    Note: ln sigma is the default since of the three it came nearest to the solution of the digits' ODE
+    (docs/results.md).
     """
 
     degree: int = 3
