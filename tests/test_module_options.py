@@ -1,17 +1,21 @@
 """Options that several methods share: a target network, compilation with dropout, budgets, validation."""
 
+from functools import partial
+
 import pytest
 import torch
 from oracles import GaussianDenoise
-from test_modules import METHODS, bcm, ct, images, pd
+from test_modules import METHODS, SHAPE, bcm, cd, ct, edm, gradients, images, kd, pd, reflow, rf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.curricula import ConstantSteps, SquareRootSteps, TargetRate
+from diffusion.levels import LogNormal
 from diffusion.ode_samplers import Heun
 from diffusion.pairs import GridPairs
 from diffusion.paths import GridPaths
 from diffusion.rng import Draws
 from diffusion.stages import halved_intervals
+from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.pairs_file import Pairs
 from lightning_modules.run import SkipNonFinite
 from lightning_modules.teacher_pairs import StoredPairs
@@ -45,6 +49,48 @@ def test_with_dropout_the_network_is_compiled_and_the_loss_is_the_same(monkeypat
     eager, graph = build(), build(compile=True)
     assert compiled == [{"fullgraph": True, "dynamic": False}]
     torch.testing.assert_close(graph.loss(images()), eager.loss(images()))
+
+
+def guided(**options):
+    """A diffusion model that loses labels; the small network of the other tests has no place for a lost one."""
+    network = partial(MLP, width=16, depth=1)
+    module = DiffusionModule(network, SHAPE, LogNormal(-1.2, 1.2), 1000, label_dropout=0.5, **options)
+    for parameter in module.denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)  # the last layer starts at 0
+    return module
+
+
+COMPILED = {
+    "CT": ct,
+    "CT with a target network": lambda **options: ct(target_rate=TargetRate(SquareRootSteps()), **options),
+    "diffusion": edm,
+    "diffusion with lost labels": guided,
+    "CD": lambda **options: cd(paths=GridPaths(SquareRootSteps(4, 16), max_jump=3), **options),
+    "CD with a target network": lambda **options: cd(target_rate=0.9, **options),
+    "PD": pd,
+    "KD": kd,
+    "rectified flow": rf,
+    "reflow": reflow,
+}
+"""BCM's is compiled to machine code in tests/test_modules.py, and CTM has no `compile`."""
+
+
+@pytest.mark.parametrize("make", COMPILED.values(), ids=COMPILED.keys())
+def test_the_compiled_loss_is_one_graph_and_the_same(monkeypatch, make):
+    """Backend "eager": what could break the graph or take a second one is in torch's tracing, before any backend."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    graph, eager = (make(num_classes=3, compile=c).train() for c in (True, False))
+    eager.load_state_dict(graph.state_dict())
+    x0, label = images(), torch.arange(6) % 3
+    for seen in (0, 20, 40, 60):
+        graph.images_seen = eager.images_seen = seen
+        losses = [module.loss(x0, label) for module in (graph, eager)]
+        torch.testing.assert_close(*losses)
+        torch.testing.assert_close(*map(gradients, losses, (graph.denoiser, eager.denoiser)))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 @pytest.mark.parametrize("make", METHODS)
