@@ -16,7 +16,10 @@ Each stage begins with fresh averages and a fresh optimizer, and the learning ra
 """
 
 import copy
+import math
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -76,6 +79,9 @@ class PDModule(LightningModule):
         seed: of all random draws.
 
     Note: in the first stage the teacher is read from its path; after it, the stage's teacher is in the checkpoint.
+    A finished run cannot be made longer but within its last stage (to 1.4 times its length with the default stages):
+    stages are shares of total_images, and in a longer run the images seen end in an earlier stage, of which neither
+    the weights nor the teacher are left.
     """
 
     def __init__(
@@ -185,6 +191,41 @@ class PDModule(LightningModule):
         grid = karras_grid(steps, self.denoiser.sigma_min, self.denoiser.sigma_max, self.rho).flip(0)
         return solve(euler_step, self.ema_denoiser, x, grid.to(x)[:, None].expand(-1, len(x)), label)
 
+    def due_stage(self) -> int:
+        """The stage of the run's progress: the weights' one or the next.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        due = self.stages.index(self.progress)
+        if due not in (self.stage, self.stage + 1):
+            raise ValueError(
+                f"total_images={self.total_images}: {self.images_seen} images into such a run is the stage of "
+                f"{self.stages.steps[due]} steps, and these weights are in that of {self.num_steps}; "
+                f"a stage follows the one of twice as many, and has at least one training step"
+            )
+        return due
+
+    def check_stages(self, images: int) -> None:
+        """See that training steps of `images` images each, from here to the run's end, come to every stage left.
+
+        Raises:
+            ValueError: a stage would pass between two steps, or the progress is in no stage that can follow now.
+        """
+        starts = range(self.images_seen, self.total_images, images)
+
+        def stage_at(seen: int) -> int:
+            return self.stages.index(seen / self.total_images)
+
+        for stage in range(self.due_stage() + 1, len(self.stages.steps)):
+            first = bisect_left(starts, stage, key=stage_at)
+            if first == len(starts) or stage_at(starts[first]) != stage:
+                shortest = min(end - start for start, end in pairwise(self.stages.bounds))
+                raise ValueError(
+                    f"total_images={self.total_images}: at {images} images a step, no step falls to the stage of "
+                    f"{self.stages.steps[stage]} sampling steps; {math.ceil(images / shortest - 1e-6)} images suffice"
+                )
+
     def advance(self, optimizers: Iterable[torch.optim.Optimizer] = ()) -> bool:
         """Begin the next stage if the run's progress is there: before a training step, whether it began a stage.
 
@@ -193,15 +234,9 @@ class PDModule(LightningModule):
         Raises:
             ValueError: the progress is in a stage that does not follow the weights' one.
         """
-        due = self.stages.index(self.progress)
+        due = self.due_stage()
         if due == self.stage:
             return False
-        if due != self.stage + 1:
-            raise ValueError(
-                f"total_images={self.total_images}: {self.images_seen} images into such a run is the stage of "
-                f"{self.stages.steps[due]} steps, and these weights are in that of {self.num_steps}; "
-                f"a stage follows the one of twice as many, and has at least one training step"
-            )
         result = self.ema_denoiser.state_dict()
         for model in (self.stage_teacher, self.denoiser):
             model.load_state_dict(result)
@@ -227,6 +262,9 @@ class PDModule(LightningModule):
 
     def on_fit_start(self) -> None:
         """Start from the teacher, unless the run resumes: only now is a checkpoint loaded, and `setup` cannot know."""
+        batch_size = getattr(getattr(self.trainer, "datamodule", None), "batch_size", None)  # of the global batch
+        if batch_size is not None:
+            self.check_stages(batch_size * self.trainer.accumulate_grad_batches)
         if self.stage == 0:
             _ = self.teacher.denoise  # a missing one is told before the first step
         if self.init_from is not None and self.trainer.ckpt_path is None:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from oracles import FiniteDenoise, GaussianDenoise, SmallNetwork, gaussian_data
 from small_runs import config, fit
 from test_resume import DECAY, assert_same_training_state, resumed_from
@@ -247,6 +248,44 @@ def test_stages_follow_one_another():
         module.advance()
 
 
+@pytest.mark.parametrize("start_steps", [1, 2, 8, 16])
+@pytest.mark.parametrize("last_share", [0.3, 1.0, 2.0])
+def test_a_run_is_refused_before_its_first_step_if_and_only_if_it_would_leave_out_a_stage(start_steps, last_share):
+    """Held to the stages of all its steps, of 7 images each; the number of images that the message names is enough."""
+    refused = 0
+    for total in range(1, 130, 3):
+        module = pd(start_steps=start_steps, last_share=last_share, total_images=total)
+        visited = {module.stages.index(seen / total) for seen in range(0, total, 7)}
+        if len(visited) == len(module.stages.steps):
+            module.check_stages(7)
+            continue
+        with pytest.raises(ValueError, match=f"total_images={total}: at 7 images a step, no step falls to") as error:
+            module.check_stages(7)
+        refused += 1
+        module.total_images = int(str(error.value).split()[-3])
+        module.check_stages(7)
+    assert (refused > 0) == (start_steps > 1)
+
+
+def test_the_number_of_images_that_suffices():
+    """The stages of pd.yaml are 1, 1, 1, 2 and 2 of 7 parts, and its batch has 512 images."""
+    with pytest.raises(ValueError, match="no step falls to the stage of 4 sampling steps; 3584 images suffice"):
+        pd(total_images=2048).check_stages(512)
+    pd(total_images=3584).check_stages(512)
+
+
+def test_a_finished_run_is_longer_within_its_last_stage_alone():
+    module = pd(total_images=700)
+    for seen in (100, 200, 300, 500):
+        module.images_seen = seen
+        module.advance()
+    module.images_seen, module.total_images = 700, 980
+    module.check_stages(10)
+    module.total_images = 981
+    with pytest.raises(ValueError, match="total_images=981: 700 images into such a run is the stage of 2 steps"):
+        module.check_stages(10)
+
+
 # --- whole runs ---------------------------------------------------------------------------------------------------
 
 
@@ -315,6 +354,22 @@ def test_the_first_teacher_is_needed_in_the_first_stage_alone(whole, tmp_path, c
     assert main(["fit", "--ckpt_path", str(whole.folder / "images_000000000128.ckpt"), gone]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1 and "there is no teacher" in err
+
+
+@pytest.mark.parametrize(("accumulated", "images"), [(1, 320), (2, 640)])
+def test_a_run_that_would_leave_out_a_stage_does_not_start(accumulated, images, teacher, tmp_path, capsys):
+    """Steps of 64 and of 128 images; the stages of 4, 2 and 1 steps are 1, 2 and 2 fifths of the run."""
+    content = run_of(teacher)
+    content["model"]["init_args"]["total_images"] = 64 * accumulated * 2
+    content["trainer"]["accumulate_grad_batches"] = accumulated
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(content))
+    runs = f"--trainer.default_root_dir={tmp_path}/runs"
+    assert main(["fit", "--config", str(tmp_path / "short.yaml"), runs]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"at {64 * accumulated} images a step, no step falls to the stage of" in err
+    assert not list(tmp_path.glob("runs/*/*"))  # not even its directory is left
+    content["model"]["init_args"]["total_images"] = images
+    fit(tmp_path, content)
 
 
 def test_gradients_are_not_accumulated_across_a_stage(teacher, tmp_path):
