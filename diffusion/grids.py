@@ -17,8 +17,18 @@ from diffusion.noise import cosine_grid, karras_grid, vp_grid
 
 def check_descending(sigmas: Sequence[float]) -> None:
     """Raise ValueError unless `sigmas` are one or more levels > 0, each below the one before."""
-    if len(sigmas) < 1 or any(a <= b for a, b in pairwise(sigmas)) or min(sigmas) <= 0:
-        raise ValueError(f"sigmas={list(sigmas)}: noise levels must be descending, without repetition, and > 0")
+    _check_order(sigmas, sigmas, "descending")
+
+
+def check_ascending(sigmas: Sequence[float]) -> None:
+    """Raise ValueError unless `sigmas` are one or more levels > 0, each above the one before."""
+    _check_order(sigmas, sigmas[::-1], "ascending")
+
+
+def _check_order(sigmas: Sequence[float], falling: Sequence[float], order: str) -> None:
+    ordered = all(a > b for a, b in pairwise(falling))
+    if len(sigmas) < 1 or not ordered or not min(sigmas) > 0:  # in this form NaN is refused too
+        raise ValueError(f"sigmas={list(sigmas)}: noise levels must be {order}, without repetition, and > 0")
 
 
 class Grid(ABC):
@@ -155,8 +165,14 @@ class GivenLevels(Grid):
             raise ValueError(f"schedules={self.schedules}: one list of levels for each number of levels is needed")
 
     def levels(self, n: int, sigma_min: float, sigma_max: float) -> list[float]:
-        """The list of n levels; sigma_min and sigma_max have no part in it."""
+        """The list of n levels, which may end above or below sigma_min, but not start above sigma_max.
+
+        Raises:
+            ValueError: there is no such list, or it starts above sigma_max.
+        """
         for sigmas in self.schedules:
+            if len(sigmas) == n and sigmas[0] > sigma_max:
+                raise ValueError(f"sigmas={list(sigmas)}: no level may lie above sigma_max={sigma_max}")
             if len(sigmas) == n:
                 return list(sigmas)
         raise ValueError(f"{n} noise levels are asked for, and given are lists of {[len(s) for s in self.schedules]}")

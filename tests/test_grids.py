@@ -39,6 +39,7 @@ def test_the_time_of_the_vp_sde_is_exact_at_small_levels():
 def test_given_levels():
     grid = GivenLevels([[80.0, 1.0], [70.0, 5.0, 0.3]])
     assert grid.levels(3, 0.002, 80.0) == [70.0, 5.0, 0.3]
+    assert grid.levels(2, 2.0, 80.0) == [80.0, 1.0]  # to start at sigma_max is allowed, to end below sigma_min too
     with pytest.raises(ValueError, match=r"4 noise levels are asked for, and given are lists of \[2, 3\]"):
         grid.levels(4, 0.002, 80.0)
 
@@ -49,6 +50,9 @@ def test_given_levels():
         (lambda: GivenLevels([[1.0, 2.0]]), "descending"),
         (lambda: GivenLevels([[1.0, 0.0]]), "> 0"),
         (lambda: GivenLevels([[]]), r"sigmas=\[\]"),
+        (lambda: GivenLevels([[float("nan")]]), "> 0"),
+        (lambda: GivenLevels([[2.0, float("nan"), 1.0]]), "descending"),
+        (lambda: GivenLevels([[500.0, 5.0, 1.0]]).levels(3, 0.002, 80.0), "no level may lie above sigma_max=80.0"),
         (lambda: GivenLevels([]), r"schedules=\[\]"),
         (lambda: GivenLevels([[2.0, 1.0], [4.0, 3.0]]), "one list of levels for each number"),
         (lambda: VPGrid(2.0, 1.0), "beta_min=2.0"),
