@@ -10,13 +10,19 @@ from itertools import pairwise
 from torch import Tensor
 
 from diffusion.denoisers import Denoise, Transport
+from diffusion.grids import check_ascending, check_descending
 
 
-def _check_order(sigmas: Sequence[float], descending: bool) -> None:
-    ordered = all(a > b if descending else a < b for a, b in pairwise(sigmas))
-    if len(sigmas) < 1 or not ordered or min(sigmas) <= 0:
-        kind = "descending" if descending else "ascending"
-        raise ValueError(f"sigmas={list(sigmas)}: noise levels must be {kind}, without repetition, and > 0")
+def levels_for(schedules: Sequence[Sequence[float]], steps: int) -> Sequence[float]:
+    """The levels, among a model's schedules, that are visited with `steps` evaluations.
+
+    Raises:
+        ValueError: there is no such schedule.
+    """
+    for sigmas in schedules:
+        if len(sigmas) == steps:
+            return sigmas
+    raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in schedules]} evaluations")
 
 
 def multistep(
@@ -37,7 +43,7 @@ def multistep(
         label: (B,) or None.
         sigma_min: the level eps at which the model's outputs lie.
     """
-    _check_order(sigmas, descending=True)
+    check_descending(sigmas)
     if sigmas[-1] < sigma_min:
         raise ValueError(f"sigmas={list(sigmas)}: no level may lie below sigma_min={sigma_min}")
     x0 = denoise(x, sigmas[0], label)
@@ -51,7 +57,7 @@ def ancestral(transport: Transport, x: Tensor, sigmas: Sequence[float], label: T
 
     Evaluations: len(sigmas) - 1. x (B, C, H, W) is at level sigmas[0], the result at sigmas[-1].
     """
-    _check_order(sigmas, descending=True)
+    check_descending(sigmas)
     for t, u in pairwise(sigmas):
         x = transport(x, t, label, target=u)
     return x
@@ -73,7 +79,7 @@ def zigzag(
     Note: with a perfect model a round equals one denoising of x + small * noise; all else it does is learning error.
     """
     for small, large in rounds:
-        _check_order((small, large), descending=False)
+        check_ascending((small, large))
         x = transport(x + small * noise(), small, label, target=large)
         x = transport(x, large, label, target=sigma_min)
     return x
@@ -103,7 +109,7 @@ def invert(transport: Transport, x: Tensor, sigmas: Sequence[float], label: Tens
     The released code starts at `add_initial_noise(x0, 0.07, noise)` and goes (0.07, 80) or (0.07, 15, 80).
     Evaluations: len(sigmas) - 1. x (B, C, H, W) is at level sigmas[0], the result at sigmas[-1].
     """
-    _check_order(sigmas, descending=False)
+    check_ascending(sigmas)
     for t, u in pairwise(sigmas):
         x = transport(x, t, label, target=u)
     return x
@@ -118,7 +124,7 @@ def gamma_sampling(
     label: Tensor | None = None,
     sigma_min: float = 0.002,
 ) -> Tensor:
-    """Jump below the next level, add noise up to it, jump again (CTM, arXiv 2310.02279, algorithm 3).
+    """Jump below the next level, add noise up to it, jump again (CTM's gamma-sampling, arXiv 2310.02279).
 
         s_i = eps + sqrt(1 - gamma^2) (t_{i+1} - eps)
         x <- G(x, t_i, s_i) + sqrt(t_{i+1}^2 - s_i^2) z          the last jump ends at eps, without noise
@@ -137,7 +143,7 @@ def gamma_sampling(
     Note: these are the levels of sony/ctm. The paper has eps = 0: s_i = sqrt(1 - gamma^2) t_{i+1}, noise of standard
     deviation gamma t_{i+1}; both add up to the level t_{i+1} exactly and differ by eps.
     """
-    _check_order(sigmas, descending=True)
+    check_descending(sigmas)
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma={gamma}: a share lies in [0, 1]")
     if sigmas[-1] <= sigma_min:

@@ -27,7 +27,7 @@ from diffusion.ema import EMA, average_in
 from diffusion.noise import perturb
 from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, shared_dropout
-from diffusion.samplers import multistep
+from diffusion.samplers import levels_for, multistep
 from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
 from lightning_modules.run import (
@@ -147,10 +147,8 @@ class CTModule(LightningModule):
 
     def sample(self, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
         """Generate (B, C, H, W) from the EMA weights by the schedule with `steps` evaluations."""
-        for sigmas in self.schedules:
-            if len(sigmas) == steps:
-                return multistep(self.ema_denoiser, sigmas[0] * noise(), sigmas, noise, label, self.denoiser.sigma_min)
-        raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in self.schedules]} evaluations")
+        sigmas = levels_for(self.schedules, steps)
+        return multistep(self.ema_denoiser, sigmas[0] * noise(), sigmas, noise, label, self.denoiser.sigma_min)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         log_loss(self, "val/loss", batch, batch_idx)

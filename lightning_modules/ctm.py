@@ -35,7 +35,7 @@ from diffusion.levels import Levels
 from diffusion.noise import perturb
 from diffusion.paths import TrajectoryLaw
 from diffusion.rng import ImageNoise, shared_dropout
-from diffusion.samplers import gamma_sampling
+from diffusion.samplers import gamma_sampling, levels_for
 from diffusion.solvers import Step, heun_step, solve
 from diffusion.weightings import EDMWeight
 from lightning_modules.balance import gradient_ratio, last_weight
@@ -220,11 +220,8 @@ class CTMModule(LightningModule):
 
     def sample(self, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
         """Generate (B, C, H, W) from the EMA weights by the schedule with `steps` evaluations."""
-        eps = self.denoiser.sigma_min
-        for sigmas in self.schedules:
-            if len(sigmas) == steps:
-                return gamma_sampling(self.ema_denoiser, sigmas[0] * noise(), sigmas, noise, self.gamma, label, eps)
-        raise ValueError(f"steps={steps}: this model has schedules for {[len(s) for s in self.schedules]} evaluations")
+        sigmas, eps = levels_for(self.schedules, steps), self.denoiser.sigma_min
+        return gamma_sampling(self.ema_denoiser, sigmas[0] * noise(), sigmas, noise, self.gamma, label, eps)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         log_loss(self, "val/loss", batch, batch_idx)

@@ -7,7 +7,7 @@ import torch
 from oracles import GaussianFlow, gaussian_data
 
 from diffusion.rng import ImageNoise
-from diffusion.samplers import add_initial_noise, ancestral, invert, mixed, multistep, zigzag
+from diffusion.samplers import add_initial_noise, ancestral, invert, levels_for, mixed, multistep, zigzag
 
 S, EPS, TOP = 0.5, 0.002, 80.0
 SHAPE = (1, 2, 2)
@@ -135,6 +135,10 @@ def test_labels_and_a_batch_of_one(sample):
     torch.testing.assert_close(alone, together[1:2])
 
 
+def test_the_schedule_of_so_many_evaluations():
+    assert levels_for([(80.0, 1.0), (70.0,)], 1) == (70.0,) and levels_for([(80.0, 1.0), (70.0,)], 2) == (80.0, 1.0)
+
+
 @pytest.mark.parametrize(
     ("call", "value"),
     [
@@ -146,7 +150,9 @@ def test_labels_and_a_batch_of_one(sample):
         (lambda x, noise: ancestral(FLOW, x, (1.0, 0.0)), "> 0"),
         (lambda x, noise: invert(FLOW, x, (80.0, 0.07)), "ascending"),
         (lambda x, noise: invert(FLOW, x, (0.0, 80.0)), "> 0"),
+        (lambda x, noise: invert(FLOW, x, ()), r"sigmas=\[\]: .* ascending"),
         (lambda x, noise: zigzag(FLOW, x, ((1.2, 0.1),), noise), "ascending"),
+        (lambda x, noise: levels_for([(80.0,), (80.0, 1.0)], 3), r"steps=3: this model has schedules for \[1, 2\]"),
     ],
 )
 def test_bad_levels_are_named(call, value):
