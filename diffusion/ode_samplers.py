@@ -230,13 +230,11 @@ class DPMSolverPP2M(OneEvaluationALevel):
     """DPM-Solver++(2M) (Lu et al. 2022, arXiv 2211.01095, algorithm 2): D extrapolated in ln sigma from two levels."""
 
     def descend(self, denoise: Denoise, x: Tensor, levels: Tensor, noise: Noise, steps: int | None) -> Tensor:
-        before = x0_before = None
+        # an infinite level before the first takes the correction away: that step is Euler's
+        before, x0_before = torch.full_like(levels[0], math.inf), x
         for t, s in pairwise(levels):
             x0 = denoise(x, t)
-            if before is None or x0_before is None:
-                x = torch.lerp(x0, x, expand(s / t, x))  # Euler's step
-            else:
-                x = second_order_multistep(x, x0, x0_before, before, t, s)
+            x = second_order_multistep(x, x0, x0_before, before, t, s)
             before, x0_before = t, x0
         return denoise(x, levels[-1])
 
