@@ -139,7 +139,10 @@ class FlowMapDenoiser(Denoiser, ABC):
         """x (B, ...) at levels `sigma` -> x at levels `target` (default sigma_min), numbers or (B,)."""
         sigma = self.levels_like(x, sigma)
         target = self.levels_like(x, self.sigma_min if target is None else target)
-        scalings = self.scalings(sigma, target)
+        return self.scaled(self.scalings(sigma, target), x, sigma, label, target)
+
+    def scaled(self, scalings: Scalings, x: Tensor, sigma: Tensor, label: Tensor | None, target: Tensor) -> Tensor:
+        """c_skip x + c_out F(c_in x, c_noise(sigma), c_noise(target)) by any scalings (B,); levels (B,)."""
         c_in = expand(scalings.c_in, x).to(x.dtype)
         return _combine(scalings, self.network(c_in * x, c_noise(sigma), label, c_noise(target)), x)
 
@@ -166,6 +169,9 @@ class TrajectoryDenoiser(FlowMapDenoiser):
     G(x, t, u) = u/t x + (1 - u/t) g(x, t, u), g = c_skip x + c_out F(c_in x, c_noise(t), c_noise(u)) with EDM's
     scalings (arXiv 2310.02279, sec. 3): G(x, t, t) = x, and g(x, t, t) is the posterior mean.
     Called without a target it goes to sigma_min and so is a consistency denoiser.
+
+    Note: G is defined for u <= t alone; a u above t is not refused, for which the host would wait for the device, but
+    no CTM was trained there, and what comes of it means nothing.
     """
 
     def scalings(self, sigma: Tensor, target: Tensor) -> Scalings:
@@ -175,9 +181,7 @@ class TrajectoryDenoiser(FlowMapDenoiser):
     def posterior_mean(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """g(x, t, t), the diffusion model inside: x (B, ...) at levels `sigma` -> E[x0 | x] (B, ...)."""
         sigma = self.levels_like(x, sigma)
-        scalings = edm_scalings(sigma, self.sigma_data)
-        c_in = expand(scalings.c_in, x).to(x.dtype)
-        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label, c_noise(sigma)), x)
+        return self.scaled(edm_scalings(sigma, self.sigma_data), x, sigma, label, sigma)
 
 
 class FlowDenoiser(OneLevelDenoiser):
