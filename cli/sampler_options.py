@@ -110,8 +110,8 @@ def set_sampler(module: Any, options: argparse.Namespace, sampler_args: Sequence
         sampler = read_sampler(sampler_args, options.allow_import)
         if not isinstance(getattr(module, "sampler", None), Sampler):
             raise UsageError(
-                f"--sampler {type(sampler).__name__}: it solves the equation of a diffusion model or a rectified flow, "
-                f"which needs the mean of all images behind a noisy one; a {name} gives one image of them"
+                f"--sampler {type(sampler).__name__}: it solves the equation of a diffusion model or a rectified flow "
+                f"by steps of any size; a {name} has its own way to sample, by the steps that it was trained to make"
             )
         module.sampler = sampler
     if options.guidance_interval is not None and options.guidance is None:
