@@ -89,6 +89,33 @@ def test_exact_with_a_target_network(tmp_path):
     assert_same_training_state(resumed_from(middle, tmp_path), last)
 
 
+def test_exact_with_the_target_network_of_distillation(teacher, tmp_path):
+    """CD's averages at a constant rate."""
+    middle, last = middle_and_last(fit(tmp_path, config("CDModule", teacher=teacher, target_rate=0.9)))
+    assert any(name.startswith("target.") for name in last["state_dict"])
+    assert_same_training_state(resumed_from(middle, tmp_path), last)
+
+
+def test_exact_with_pairs_made_in_advance(teacher, tmp_path):
+    """KD's come from their file: the resumed run makes none, and stands at the same place in them."""
+    pairs = {"class_path": "lightning_modules.teacher_pairs.CachedPairs"}
+    pairs["init_args"] = {**PAIRS_OF_A_TEACHER["init_args"], "count": 100, "cache": str(tmp_path / "pairs")}
+    middle, last = middle_and_last(fit(tmp_path, config("KDModule", teacher=teacher, pairs=pairs)))
+    (made,) = (tmp_path / "pairs").iterdir()
+    before = made.stat()
+    assert_same_training_state(resumed_from(middle, tmp_path), last)
+    (still,) = (tmp_path / "pairs").iterdir()
+    assert (still, still.stat().st_ino, still.stat().st_mtime_ns) == (made, before.st_ino, before.st_mtime_ns)
+
+
+def test_exact_with_labels_left_out(tmp_path):
+    """Which images lose their label is a function of the position too."""
+    content = config("DiffusionModule", label_dropout=0.3)
+    content["data"]["init_args"]["conditional"] = True
+    middle, last = middle_and_last(fit(tmp_path, content))
+    assert_same_training_state(resumed_from(middle, tmp_path), last)
+
+
 def test_exact_with_accumulated_gradients(tmp_path):
     """A checkpoint is never written in the middle of an accumulation: its gradients would be lost."""
     content = config(images=768)
