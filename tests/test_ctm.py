@@ -236,6 +236,22 @@ def test_two_processes_have_the_factor_of_one(monkeypatch):
         torch.testing.assert_close(gradient_ratio(*halves[rank], weight), whole)
 
 
+def test_gradients_survive_autocast_with_a_target_network_and_the_adaptive_factor():
+    """The shipped setting. The factor goes backward through the graph a first time, under autocast; the gradient still
+    points where that of float32 does, and the two terms' gradients at the last layer are still as large."""
+    module, x0 = ctm(target_rate=0.999, adaptive=True), images(64)
+    exact = gradients(module.loss(x0), module.denoiser)
+    with torch.autocast("cpu", torch.bfloat16):
+        consistency, denoising = module.loss_terms(x0, None, module.draw(x0))
+    assert consistency.dtype == denoising.dtype == torch.float32
+    rounded = gradients(consistency + denoising, module.denoiser)
+    assert torch.cosine_similarity(rounded, exact, dim=0) > 0.98
+    assert rounded.norm() == pytest.approx(exact.norm().item(), rel=0.1)
+    weight = last_weight(module.denoiser.network)
+    sizes = [torch.autograd.grad(term.mean(), weight, retain_graph=True)[0].norm() for term in (consistency, denoising)]
+    assert sizes[0] == pytest.approx(sizes[1].item(), rel=0.1) and sizes[0] > 0
+
+
 def test_without_gradients_there_is_no_factor():
     module, x0 = ctm(), images()
     draws = module.draw(x0)
