@@ -258,8 +258,6 @@ def main(argv: list[str] | None = None) -> None:
     """Train, compare, print, and write what was asked for."""
     options = parse(argv)
     torch.set_num_threads(options.threads)
-    warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     from rich.console import Console
 
     exact = truth(options.points)
@@ -302,4 +300,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    # here, since they hold for the whole process
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     main()
