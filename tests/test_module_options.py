@@ -4,8 +4,8 @@ from functools import partial
 
 import pytest
 import torch
+from methods import METHODS, SHAPE, bcm, cd, ct, edm, gradients, images, kd, pd, reflow, rf
 from oracles import GaussianDenoise
-from test_modules import METHODS, SHAPE, bcm, cd, ct, edm, gradients, images, kd, pd, reflow, rf
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.curricula import ConstantSteps, SquareRootSteps, TargetRate
@@ -41,7 +41,7 @@ def test_with_dropout_the_network_is_compiled_and_the_loss_is_the_same(monkeypat
         module = bcm(**options)
         return module.train()
 
-    monkeypatch.setattr("test_modules.network", lambda dropout: lambda shape, n: network(shape, n))
+    monkeypatch.setattr("methods.network", lambda dropout: lambda shape, n: network(shape, n))
 
     def network(shape, num_classes):
         return MLP(shape, num_classes, width=16, depth=1, dropout=0.5, bidirectional=True)
@@ -72,7 +72,7 @@ COMPILED = {
     "rectified flow": rf,
     "reflow": reflow,
 }
-"""BCM's is compiled to machine code in tests/test_modules.py, and CTM has no `compile`."""
+"""BCM's is compiled to machine code in tests/test_module_sampling.py, and CTM has no `compile`."""
 
 
 @pytest.mark.parametrize("make", COMPILED.values(), ids=COMPILED.keys())
