@@ -164,18 +164,6 @@ def frozen_denoiser(module: Any) -> Denoiser:
     return module.ema_denoiser.eval().requires_grad_(False)
 
 
-def initialise_network(network: Any, path: str | os.PathLike[str]) -> None:
-    """Start `network` from the EMA weights of a checkpoint.
-
-    A network with two noise levels takes one with a single level too: it then starts exactly at it, since the second
-    level has no effect yet.
-
-    Raises:
-        CheckpointError: the networks differ in their parameters.
-    """
-    _load_network(network, load_denoiser(path).network.state_dict(), path)
-
-
 def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
     own = network.state_dict()
     faults = {
@@ -198,9 +186,12 @@ def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLi
 def start_from(path: str | os.PathLike[str], denoiser: Denoiser, ema: EMA, target: Denoiser | None = None) -> None:
     """Start a denoiser, its averages and its target, if it has one, from the EMA weights of a checkpoint.
 
+    A network with two noise levels takes one with a single level too: it then starts exactly at it, since the second
+    level has no effect yet.
+
     Raises:
-        CheckpointError: as `initialise_network`; or the same weights mean something else there, a velocity or another
-            standard deviation of the data.
+        CheckpointError: the networks differ in their parameters; or the same weights mean something else there, a
+            velocity or another standard deviation of the data.
     """
     source = load_denoiser(path)
     if isinstance(source, FlowDenoiser) != isinstance(denoiser, FlowDenoiser):

@@ -34,7 +34,7 @@ from lightning_modules.run import (
     step_draws,
 )
 from lightning_modules.teacher import Teacher
-from lightning_modules.teacher_pairs import PairLaw, TeacherODE, TeacherPairs
+from lightning_modules.teacher_pairs import PairSource, TeacherODE, TeacherPairs
 
 
 class KDDraws(NamedTuple):
@@ -96,12 +96,11 @@ class KDModule(LightningModule):
         self.denoiser = denoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
-        self.ode = TeacherODE(Teacher(teacher), image_shape, num_classes, sigma_min, sigma_max)
-        self.pairs, self.distance = pairs, SquaredL2() if distance is None else distance
+        self.source = PairSource(pairs, TeacherODE(Teacher(teacher), image_shape, num_classes, sigma_min, sigma_max))
+        self.distance = SquaredL2() if distance is None else distance
         self.make_optimizer, self.lr_factor, self.seed = optimizer, lr_factor, seed
-        self.init_from = init_from or self.ode.teacher.path
+        self.init_from = init_from or self.source.ode.teacher.path
         self.images_seen = 0
-        self.law: PairLaw | None = None
         self.objective: Callable[..., Tensor] = compiled(self.loss_of, self.denoiser) if compile else self.loss_of
 
     @property
@@ -120,11 +119,7 @@ class KDModule(LightningModule):
         With a `position`, as in validation, pairs are solved anew: the student has not seen them.
         """
         draws, label = step_draws(self, x0, position), label if self.num_classes else None
-        if position is not None:
-            pairs = self.pairs.fresh(self.ode, draws, x0, label)
-        else:
-            self.law = self.pairs.open(self.ode, x0.device) if self.law is None else self.law
-            pairs = self.law(draws, x0, label)
+        pairs = self.source.draw(draws, x0, label, fresh=position is not None)
         return KDDraws(pairs, draws.stream_seed("dropout"))
 
     def loss_of(self, noise: Tensor, x0: Tensor, label: Tensor | None, dropout_seed: int) -> Tensor:
@@ -158,18 +153,13 @@ class KDModule(LightningModule):
     def prepare_data(self) -> None:
         """Make the pairs on one process, while Lightning lets the others wait however long it takes."""
         if self.trainer.state.fn == "fit":
-            self.open_pairs()
-
-    def open_pairs(self) -> None:
-        """Read the pairs, made now if there are none."""
-        if self.law is None:
-            self.law = self.pairs.open(self.ode, self.trainer.strategy.root_device)
+            self.source.open(self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:
         if stage != "test":
-            _ = self.ode.teacher.denoise  # a missing one is told before the first step
+            _ = self.source.ode.teacher.denoise  # a missing one is told before the first step
         if stage == "fit":
-            self.open_pairs()
+            self.source.open(self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early

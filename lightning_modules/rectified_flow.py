@@ -50,7 +50,7 @@ from lightning_modules.run import (
     step_draws,
 )
 from lightning_modules.teacher import Teacher
-from lightning_modules.teacher_pairs import PairLaw, TeacherODE, TeacherPairs
+from lightning_modules.teacher_pairs import PairSource, TeacherODE, TeacherPairs
 
 
 class FlowDraws(NamedTuple):
@@ -113,17 +113,14 @@ class RectifiedFlowModule(LightningModule):
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.levels: Levels = UniformFlowTime() if levels is None else levels
         self.weight, self.distance = FlowWeight(), SquaredL2()
-        self.ode = (
-            TeacherODE(Teacher(teacher), image_shape, num_classes, sigma_min, sigma_max)
-            if teacher is not None
-            else None
-        )
-        self.pairs = pairs
+        self.source: PairSource | None = None
+        if teacher is not None and pairs is not None:
+            ode = TeacherODE(Teacher(teacher), image_shape, num_classes, sigma_min, sigma_max)
+            self.source = PairSource(pairs, ode)
         self.sampler: Sampler = Euler(FlowGrid()) if sampler is None else sampler
         self.make_optimizer, self.lr_factor, self.seed = optimizer, lr_factor, seed
-        self.init_from = init_from or (self.ode.teacher.path if self.ode is not None else None)
+        self.init_from = init_from or (self.source.ode.teacher.path if self.source is not None else None)
         self.images_seen = 0
-        self.law: PairLaw | None = None
         self.objective: Callable[..., Tensor] = compiled(self.loss_of, self.denoiser) if compile else self.loss_of
 
     @property
@@ -143,13 +140,10 @@ class RectifiedFlowModule(LightningModule):
         """
         draws, label = step_draws(self, x0, position), label if self.num_classes else None
         t = self.levels.continuous(draws.uniform(len(x0), "levels"), self.denoiser.sigma_min, self.denoiser.sigma_max)
-        if self.pairs is None or self.ode is None:
+        if self.source is None:
             pairs = Pairs(draws.normal_like(x0, "noise"), x0, label)
-        elif position is not None:
-            pairs = self.pairs.fresh(self.ode, draws, x0, label)
         else:
-            self.law = self.pairs.open(self.ode, x0.device) if self.law is None else self.law
-            pairs = self.law(draws, x0, label)
+            pairs = self.source.draw(draws, x0, label, fresh=position is not None)
         return FlowDraws(pairs, t.float(), draws.stream_seed("dropout"))
 
     def loss_of(self, noise: Tensor, x0: Tensor, label: Tensor | None, t: Tensor, dropout_seed: int) -> Tensor:
@@ -178,24 +172,19 @@ class RectifiedFlowModule(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         """Nothing for reflow, whose loss needs the teacher; the scores do not."""
-        if self.ode is None:
+        if self.source is None:
             log_loss(self, "test/loss", batch, batch_idx)
 
     def prepare_data(self) -> None:
         """Make the pairs on one process, while Lightning lets the others wait however long it takes."""
-        if self.trainer.state.fn == "fit":
-            self.open_pairs()
-
-    def open_pairs(self) -> None:
-        """Read the pairs, made now if there are none."""
-        if self.pairs is not None and self.ode is not None and self.law is None:
-            self.law = self.pairs.open(self.ode, self.trainer.strategy.root_device)
+        if self.trainer.state.fn == "fit" and self.source is not None:
+            self.source.open(self.trainer.strategy.root_device)
 
     def setup(self, stage: str) -> None:
-        if stage != "test" and self.ode is not None:
-            _ = self.ode.teacher.denoise  # a missing one is told before the first step
-        if stage == "fit":
-            self.open_pairs()
+        if stage != "test" and self.source is not None:
+            _ = self.source.ode.teacher.denoise  # a missing one is told before the first step
+            if stage == "fit":
+                self.source.open(self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         if self.init_from is not None and self.trainer.ckpt_path is None:  # not known before: `setup` is too early

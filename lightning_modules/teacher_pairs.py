@@ -186,3 +186,28 @@ class StoredPairs:
         pairs, device = self.pairs, x0.device
         noise, solved = (rows[index].to(device, non_blocking=True) for rows in (pairs.noise, pairs.x0))
         return Pairs(noise, solved, None if pairs.label is None else pairs.label[index].to(device, non_blocking=True))
+
+
+class PairSource:
+    """The pairs that a module trains on: how they are made, of what, and the law of the training steps once it is open.
+
+    Args:
+        pairs: how they are made.
+        ode: what they are solutions of.
+    """
+
+    def __init__(self, pairs: TeacherPairs, ode: TeacherODE):
+        self.pairs, self.ode = pairs, ode
+        self._law: PairLaw | None = None
+
+    def open(self, device: torch.device | str) -> PairLaw:
+        """Read the pairs, made now if there are none; once."""
+        if self._law is None:
+            self._law = self.pairs.open(self.ode, device)
+        return self._law
+
+    def draw(self, draws: Draws, x0: Tensor, label: Tensor | None, fresh: bool) -> Pairs:
+        """The pairs of a step; `fresh`, as in validation, solves pairs that no training has seen."""
+        if fresh:
+            return self.pairs.fresh(self.ode, draws, x0, label)
+        return self.open(x0.device)(draws, x0, label)
