@@ -7,6 +7,8 @@
 | BidirectionalDenoiser | (s^2 + t u)/(s^2 + t^2) | s (t - u)/sqrt(s^2 + t^2) | f(x, t, t) = x for every t |
 | TrajectoryDenoiser | u/t + (1 - u/t) s^2/(s^2 + t^2) | (1 - u/t) s t/sqrt(s^2 + t^2) | G(x, t, t) = x for every t |
 | FlowDenoiser | 1/(1 + t) | -t/(1 + t) | F is the velocity of a straight path |
+| GeneratorDenoiser | EDM's | EDM's | a sample of x0, not its mean |
+| BoundedGenerator | 0 | 1, and a tanh | pixels in (-1, 1) |
 
 with s = sigma_data, c_in = 1/sqrt(s^2 + t^2) (FlowDenoiser: 1/(1 + t)), c_noise = ln(t)/4. Scalings are float32 at
 least, whatever autocast does to the network.
@@ -19,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.noise import expand
+from diffusion.rng import ImageNoise
 
 
 class Denoise(Protocol):
@@ -98,9 +101,13 @@ class OneLevelDenoiser(Denoiser, ABC):
     def forward(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
         """x (B, ...) at levels `sigma` (number or (B,)), `label` (B,) or None -> estimate of x0 (B, ...)."""
         sigma = self.levels_like(x, sigma)
+        return self.scaled(x, sigma, label)
+
+    def scaled(self, x: Tensor, sigma: Tensor, label: Tensor | None, **inputs: Tensor) -> Tensor:
+        """c_skip x + c_out F(c_in x, c_noise(sigma)); levels (B,), `inputs` what else the network is given."""
         scalings = self.scalings(sigma)
         c_in = expand(scalings.c_in, x).to(x.dtype)
-        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label), x)
+        return _combine(scalings, self.network(c_in * x, c_noise(sigma), label, **inputs), x)
 
 
 class EDMDenoiser(OneLevelDenoiser):
@@ -195,3 +202,48 @@ class FlowDenoiser(OneLevelDenoiser):
 
     def scalings(self, sigma: Tensor) -> Scalings:
         return Scalings(1 / (1 + sigma), -sigma / (1 + sigma), 1 / (1 + sigma))
+
+
+class GeneratorDenoiser(OneLevelDenoiser):
+    """G(x, t, z), a *sample* of x0 given the point x at level t: the generator of a diffusion-GAN.
+
+    The scalings are EDM's, so that it can start at a diffusion model's weights. What it gives is neither a posterior
+    mean nor the end of a trajectory: few-step samplers take it, solvers of the ODE do not.
+
+    Where the network has a `latent_size` > 0, G needs a standard normal z (B, latent_size) (DDGAN, Xiao et al. 2022,
+    arXiv 2112.07804); without one the noise in x is all its randomness.
+    """
+
+    @property
+    def latent_size(self) -> int:
+        """Numbers in z, 0 for none."""
+        return getattr(self.network, "latent_size", 0)
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return edm_scalings(sigma, self.sigma_data)
+
+    def forward(
+        self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None, latent: Tensor | None = None
+    ) -> Tensor:
+        """x (B, ...) at levels `sigma` (number or (B,)), `label` (B,), `latent` (B, latent_size) -> x0 (B, ...)."""
+        sigma = self.levels_like(x, sigma)
+        return self.scaled(x, sigma, label) if latent is None else self.scaled(x, sigma, label, latent=latent)
+
+    def drawing(self, noise: ImageNoise) -> Denoise:
+        """G with the latents of every evaluation drawn from `noise`."""
+        if not self.latent_size:
+            return self
+        return lambda x, sigma, label=None: self(x, sigma, label, noise.vector(self.latent_size))
+
+
+class BoundedGenerator(GeneratorDenoiser):
+    """x0 = tanh(F(c_in x, c_noise(t), z)), without a skip path: DDGAN's generator (arXiv 2112.07804, released code).
+
+    For data in [-1, 1] alone.
+    """
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return Scalings(torch.zeros_like(sigma), torch.ones_like(sigma), edm_scalings(sigma, self.sigma_data).c_in)
+
+    def scaled(self, x: Tensor, sigma: Tensor, label: Tensor | None, **inputs: Tensor) -> Tensor:
+        return super().scaled(x, sigma, label, **inputs).tanh()

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffusion.noise import cosine_grid, karras_grid, vp_grid
@@ -146,6 +148,47 @@ class CosineGrid(Scale):
     def spaced(self, n: int, sigma_min: float, sigma_max: float) -> Tensor:
         low, high = self(torch.tensor([sigma_min, sigma_max], dtype=torch.float64)).tolist()
         return cosine_grid(n, self.eps, low, high)
+
+
+@dataclass(frozen=True)
+class LinearBetaGrid(Scale):
+    """v = i, the index in DDPM's chain of n steps with equally spaced betas (Ho et al. 2020, arXiv 2006.11239, sec. 4).
+
+    alpha_bar_i is the product of 1 - beta_j, j <= i; between two indices ln alpha_bar is a straight line, and at i = -1
+    it is 0: the data. Its own top is sigma = 157.4 at i = 999; so that T = 4 steps stand at 999, 749, 499 and 249.
+
+    Args:
+        n: steps of the chain, >= 1.
+        beta_start, beta_end: of the first and the last step, 0 < beta_start <= beta_end < 1.
+    """
+
+    n: int = 1000
+    beta_start: float = 1e-4
+    beta_end: float = 0.02
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or not 0 < self.beta_start <= self.beta_end < 1:
+            raise ValueError(
+                f"n={self.n}, beta_start={self.beta_start}, beta_end={self.beta_end}: n >= 1 and "
+                f"0 < beta_start <= beta_end < 1 are needed"
+            )
+
+    def _table(self) -> NDArray[np.float64]:
+        """-ln alpha_bar at i = -1, ..., n - 1."""
+        betas = np.linspace(self.beta_start, self.beta_end, self.n)
+        return np.concatenate([[0.0], -np.log1p(-betas).cumsum()])
+
+    def __call__(self, sigma: Tensor) -> Tensor:
+        index = np.interp(np.log1p(sigma.double().cpu().numpy() ** 2), self._table(), np.arange(-1.0, self.n))
+        return torch.as_tensor(index, dtype=torch.float64).to(sigma)
+
+    def spaced(self, n: int, sigma_min: float, sigma_max: float) -> Tensor:
+        table = self._table()
+        if sigma_max**2 > 1.0001 * math.expm1(table[-1]):
+            raise ValueError(f"sigma_max={sigma_max}: this chain ends at {math.sqrt(math.expm1(table[-1])):.4g}")
+        low, high = self(torch.tensor([sigma_min, sigma_max], dtype=torch.float64)).tolist()
+        logs = np.interp(np.linspace(low, high, n + 1), np.arange(-1.0, self.n), table)
+        return torch.from_numpy(np.sqrt(np.expm1(logs)))
 
 
 @dataclass(frozen=True)

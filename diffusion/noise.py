@@ -17,6 +17,29 @@ def perturb(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     return x0 + expand(sigma, x0).to(x0.dtype) * noise
 
 
+def forward_step(x_s: Tensor, noise: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """q(x_t | x_s) = N(x_s, (t^2 - s^2) I): x_s (B, ...) at levels s (B,) noised on to the levels t >= s.
+
+    The variance-preserving q(x_t | x_s) = N(sqrt(1 - beta) x_s, beta I) of the points divided by sqrt(1 + sigma^2),
+    where alpha_bar = 1/(1 + sigma^2) and beta = (t^2 - s^2)/(1 + t^2).
+    """
+    return perturb(x_s, noise, ((t - s) * (t + s)).sqrt())
+
+
+def posterior_std(t: Tensor, s: Tensor) -> Tensor:
+    """Standard deviation s sqrt(t^2 - s^2)/t of q(x_s | x_t, x0), s < t (Ho et al. 2020, arXiv 2006.11239, eq. 7)."""
+    return s * ((t - s) * (t + s)).sqrt() / t
+
+
+def posterior_sample(x0: Tensor, x_t: Tensor, noise: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """q(x_s | x_t, x0) = N(x0 + (s/t)^2 (x_t - x0), s^2 (t^2 - s^2)/t^2 I), levels s < t (B,); x0 itself at s = 0.
+
+    Ho et al. 2020 (arXiv 2006.11239), eq. 6 and 7, in these coordinates; the generators of DDGAN and SIDDM step by it.
+    """
+    mean = torch.lerp(x0, x_t, expand((s / t) ** 2, x0).to(x0.dtype))
+    return perturb(mean, noise, posterior_std(t, s))
+
+
 def flow_time(sigma: Tensor) -> Tensor:
     """a = sigma/(1 + sigma), the share of noise in a point (1 - a) x0 + a noise of a straight path (2209.03003)."""
     return sigma / (1 + sigma)

@@ -79,8 +79,14 @@ class ImageNoise:
 
     def __call__(self) -> Tensor:
         """The next draw (B, C, H, W) of every image."""
-        noise = torch.stack([torch.randn(self.image_shape, generator=g) for g in self.generators])
-        return noise.to(self.device)
+        return self._draw(self.image_shape)
+
+    def vector(self, size: int) -> Tensor:
+        """The next `size` numbers of every image, (B, size): a generator's latent."""
+        return self._draw((size,))
+
+    def _draw(self, shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([torch.randn(shape, generator=g) for g in self.generators]).to(self.device)
 
 
 def has_dropout(model: nn.Module) -> bool:

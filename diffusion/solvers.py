@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
-from diffusion.noise import expand
+from diffusion.noise import expand, posterior_std
 
 
 class Step(Protocol):
@@ -82,7 +82,7 @@ def ancestral_step(
     DDIM's family (Song et al. 2021, arXiv 2010.02502, eq. 12 and 16), x being theirs divided by sqrt(alpha_bar). With
     eta = 1 it is the posterior q(x_s | x_t, x0 = D) of DDPM, with eta = 0, which takes no noise, Euler's step.
     """
-    added = eta * s * ((t - s) * (t + s)).sqrt() / t
+    added = eta * posterior_std(t, s)
     x = euler_step(denoise, x, t, ((s - added) * (s + added)).sqrt(), label)
     return x + expand(added, x) * noise() if eta > 0 else x
 

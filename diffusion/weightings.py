@@ -48,3 +48,33 @@ class InverseGap:
 
     def __call__(self, t: Tensor, s: Tensor) -> Tensor:
         return (t - s).abs() ** -self.power
+
+
+@dataclass(frozen=True)
+class ForwardKL:
+    """lambda(t, s) = 1/(2 (t^2 - s^2)): times ||x_s - x_s'||^2 it is KL(q(x_t | x_s') || q(x_t | x_s)).
+
+    UFOGen's reconstruction weight (Xu et al. 2024, arXiv 2311.09257): with alpha_bar = 1/(1 + sigma^2) it is
+    (1 - beta_t) alpha_bar_s/(2 beta_t) = alpha_bar_t/(2 beta_t), of the squared norm ||x0 - x0'||^2.
+    """
+
+    def __call__(self, t: Tensor, s: Tensor) -> Tensor:
+        return 0.5 / ((t - s) * (t + s))
+
+
+@dataclass(frozen=True)
+class ClampedSNR:
+    """lambda(t, s) = min(1/t^2, limit), the signal-to-noise ratio of x_t, clamped.
+
+    Unclamped it makes an error of x0 one of the noise, which UFOGen's released code regresses on; YOSO clamps at 5
+    (Luo et al. 2024, arXiv 2403.12931, released code). Both levels are taken as arguments, the second has no effect.
+    """
+
+    limit: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.limit <= 0:
+            raise ValueError(f"limit={self.limit}: it must be > 0")
+
+    def __call__(self, t: Tensor, s: Tensor) -> Tensor:
+        return (t**-2).clamp(max=self.limit)
