@@ -10,6 +10,7 @@ COMMANDS = {
     "predict": "another name of sample",
     "sample": "generate images from a checkpoint, one for each seed",
     "invert": "image -> noise -> image with a bidirectional checkpoint, and the error",
+    "image-to-image": "noise images to a level and generate from there: variations, or another class",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
 
@@ -60,6 +61,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.invert import invert
 
         return invert(args[1:])
+    if command == "image-to-image":
+        from cli.image_to_image import image_to_image
+
+        return image_to_image(args[1:])
     if command == "search-schedule":
         from cli.search_schedule import search_schedule
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from evaluation.dashboard_writer import Method
 from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.players import holds_gradients
 
 
 class VerifiedCheckpointIO(CheckpointIO):
@@ -98,7 +99,7 @@ class KeepCheckpoints(Checkpoint):
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int) -> None:
         every = self.every_n_images or max(1, min(pl_module.total_images // 10, 5_000_000))
         # gradients held over for the next batch are not saved, so not in the middle of an accumulation
-        step_taken = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        step_taken = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not holds_gradients(pl_module)
         if pl_module.images_seen // every > self.saved_at // every and step_taken:
             self._save(trainer, pl_module)
 

@@ -44,9 +44,7 @@ def invert(args: Sequence[str]) -> int:
 def _invert(options: "argparse.Namespace") -> None:
     import torch
 
-    from cli.data import load_data
     from cli.quiet import quiet
-    from cli.run_files import read_text, run_config
     from diffusion.denoisers import BidirectionalDenoiser
     from diffusion.rng import ImageNoise
     from diffusion.samplers import add_initial_noise
@@ -56,20 +54,15 @@ def _invert(options: "argparse.Namespace") -> None:
     from lightning_modules.checkpoint import load_module
 
     quiet()
-    device, allow = find_device(options.device), tuple(options.allow_import)
-    module: Any = load_module(options.ckpt_path, allow).to(device)
+    device = find_device(options.device)
+    module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
     denoise = module.ema_denoiser
     if not isinstance(denoise, BidirectionalDenoiser):
         raise UsageError(
             f"{options.ckpt_path} holds a {type(module).__name__}, whose model goes from noise to data only: "
             "inversion needs a BCMModule"
         )
-    config = read_text(run_config(options.ckpt_path))
-    images, labels = load_data(config, options.data, allow).uint8_images("test")
-    if max(options.seeds) >= len(images):
-        raise UsageError(f"--seeds {max(options.seeds)}: the test split has the images 0 to {len(images) - 1}")
-    images = images[options.seeds].cpu()
-    labels = labels[options.seeds] if labels is not None and module.num_classes else None
+    images, labels = chosen_test_images(options, module)
 
     way_in, way_out = Meter(denoise.network), Meter(denoise.network)
     parts: list[list[Tensor]] = []
@@ -107,21 +100,43 @@ def _invert(options: "argparse.Namespace") -> None:
     for name, value in rows_of_text:
         print(f"  {name:<62}{value:>10}")
     options.out.mkdir(parents=True, exist_ok=True)
-    save_png(triples(images, regenerated, unit), options.out / "grid.png")
+    save_png(stacked(images, regenerated, to_uint8(unit / 3)), options.out / "grid.png")
     print(
         f"written to {options.out / 'grid.png'}: real images, reconstructions, noise (3 standard deviations are white)"
     )
 
 
-def triples(images: "Tensor", regenerated: "Tensor", unit: "Tensor") -> "Picture":
-    """A picture of rows of 16: real images, their reconstructions, their noise (white at 3 standard deviations)."""
+def chosen_test_images(options: "argparse.Namespace", module: Any) -> "tuple[Tensor, Tensor | None]":
+    """The test images that `--seeds` numbers, uint8 (N, C, H, W), and their classes if the model is told them.
+
+    Raises:
+        UsageError: there are fewer, or they are not of the model's shape.
+    """
+    from cli.data import load_data
+    from cli.run_files import read_text, run_config
+
+    config = read_text(run_config(options.ckpt_path))
+    images, labels = load_data(config, options.data, tuple(options.allow_import)).uint8_images("test")
+    if max(options.seeds) >= len(images):
+        raise UsageError(f"--seeds {max(options.seeds)}: the test split has the images 0 to {len(images) - 1}")
+    if tuple(images.shape[1:]) != module.image_shape:
+        theirs, ours = (" x ".join(map(str, shape)) for shape in (images.shape[1:], module.image_shape))
+        raise UsageError(f"the test images are {theirs}, and the model's are {ours}")
+    labels = labels[options.seeds].cpu() if labels is not None and module.num_classes else None
+    return images[options.seeds].cpu(), labels
+
+
+def stacked(*rows: "Tensor") -> "Picture":
+    """A picture of rows of 16: the first images of each of `rows` (N, C, H, W) uint8 below one another, then the next.
+
+    For real images, reconstructions and noise: every image stands above what became of it.
+    """
     import torch
 
-    from evaluation.generate import to_uint8
     from evaluation.grids import image_grid
 
-    columns = min(COLUMNS, len(images))
-    noise, blank = to_uint8(unit / 3), -len(images) % columns
-    rows = [torch.cat([x, torch.full_like(x[:1], 255).expand(blank, -1, -1, -1)]) for x in (images, regenerated, noise)]
-    chunks = zip(*(x.split(columns) for x in rows), strict=True)
+    columns = min(COLUMNS, len(rows[0]))
+    blank = -len(rows[0]) % columns
+    filled = [torch.cat([x, torch.full_like(x[:1], 255).expand(blank, -1, -1, -1)]) for x in rows]
+    chunks = zip(*(x.split(columns) for x in filled), strict=True)
     return image_grid(torch.cat([row for chunk in chunks for row in chunk]), columns)

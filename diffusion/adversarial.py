@@ -6,14 +6,14 @@ places.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffusion.denoisers import c_noise, edm_scalings
-from diffusion.noise import expand
+from diffusion.noise import expand, forward_step
 
 
 def per_image(values: Tensor) -> Tensor:
@@ -24,11 +24,14 @@ def per_image(values: Tensor) -> Tensor:
 class GanLoss(Protocol):
     """A two-player loss of logits, both sides (B,) and to be minimised."""
 
+    relativistic: ClassVar[bool]
+    """Whether the generator's side looks at the data's logits."""
+
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's loss of the logits of data and of samples."""
 
     def generator(self, fake: Tensor, real: Tensor) -> Tensor:
-        """The generator's loss; `real` carries no gradient and only a relativistic loss looks at it."""
+        """The generator's loss; `real`, without gradient, is looked at by a relativistic loss alone."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class NonSaturating:
             gradient penalty then. None for no limit.
     """
 
+    relativistic: ClassVar[bool] = False
     limit: float | None = None
 
     def __post_init__(self) -> None:
@@ -63,6 +67,8 @@ class Relativistic:
     2501.05441).
     """
 
+    relativistic: ClassVar[bool] = True
+
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return per_image(F.softplus(fake - real))
 
@@ -73,6 +79,8 @@ class Relativistic:
 @dataclass(frozen=True)
 class Hinge:
     """L_D = max(0, 1 - D(real)) + max(0, 1 + D(fake)),  L_G = -D(fake)  (Lim & Ye 2017, arXiv 1705.02894)."""
+
+    relativistic: ClassVar[bool] = False
 
     def discriminator(self, real: Tensor, fake: Tensor) -> Tensor:
         return per_image(F.relu(1 - real) + F.relu(1 + fake))
@@ -107,6 +115,42 @@ class Critic(nn.Module):
         """Logits, float32 at least, of `rescaled` points (B, ...) at levels sigma (B,)."""
         logits = self.network(seen, c_noise(sigma.to(torch.promote_types(seen.dtype, torch.float32))), label)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class DecodingCritic(Critic):
+    """A critic whose network also decodes: it denoises data, and regresses from a point on the one it came from.
+
+    With F_B, F_C the two halves of what the network's `decode` gives,
+
+        B(x_s) = c_skip x_s + c_out F_B    EDM's scalings: an estimate of x0
+        C(x_s) = x_s + sqrt(t^2 - s^2) F_C an estimate of x_t, of which x_s is the mean under the forward process
+
+    Args:
+        network: `decode(x, c_noise, label) -> (logits, (B, 2 channels, H, W))`.
+        channels: of the data.
+        sigma_data: standard deviation of the data, > 0.
+
+    Raises:
+        ValueError: the network has no decoder of 2 channels outputs.
+    """
+
+    def __init__(self, network: nn.Module, channels: int, sigma_data: float = 0.5):
+        super().__init__(network, sigma_data)
+        decoded = getattr(network, "decoded_channels", 0)
+        if decoded != 2 * channels:
+            raise ValueError(
+                f"{type(network).__name__} with decoded_channels={decoded}: a discriminator with a decoder of "
+                f"{2 * channels} channels is needed, twice those of the data"
+            )
+
+    def decode(self, x_s: Tensor, s: Tensor, t: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Points x_s (B, ...) at levels s < t (B,) -> logits, B(x_s) and C(x_s)."""
+        scalings = edm_scalings(s, self.sigma_data)
+        network: Any = self.network
+        logits, decoded = network.decode(self.rescaled(x_s, s), c_noise(s), label)
+        half_b, half_c = decoded.to(x_s.dtype).chunk(2, dim=1)
+        denoised = expand(scalings.c_skip, x_s) * x_s + expand(scalings.c_out, x_s) * half_b
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)), denoised, forward_step(x_s, half_c, s, t)
 
 
 Judge = Callable[[Tensor], Tensor]

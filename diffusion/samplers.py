@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise, Transport
-from diffusion.grids import check_ascending, check_descending
+from diffusion.grids import CosineGrid, check_ascending, check_descending
+from diffusion.noise import cosine_grid
 
 
 def levels_for(schedules: Sequence[Sequence[float]], steps: int) -> Sequence[float]:
@@ -101,6 +103,46 @@ def mixed(
 def add_initial_noise(x0: Tensor, sigma: float, noise: Callable[[], Tensor]) -> Tensor:
     """x0 + sigma noise: the point from which an inversion starts."""
     return x0 + sigma * noise()
+
+
+def strength_level(strength: float, sigma_min: float, sigma_max: float) -> float:
+    """The level that lies a fraction `strength` of the way up from sigma_min to sigma_max in the cosine schedule's time.
+
+    Raises:
+        ValueError: the strength is not in (0, 1].
+    """
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength={strength}: a strength lies above 0 and is at most 1, which is sigma_max")
+    if strength == 1:
+        return sigma_max
+    scale = CosineGrid()
+    low, high = scale(torch.tensor([sigma_min, sigma_max], dtype=torch.float64)).tolist()
+    return float(cosine_grid(1, scale.eps, low, low + strength * (high - low))[-1])
+
+
+def image_to_image(
+    denoise: Denoise,
+    x0: Tensor,
+    sigmas: Sequence[float],
+    noise: Callable[[], Tensor],
+    label: Tensor | None = None,
+    sigma_min: float = 0.002,
+) -> Tensor:
+    """Noise images to the level sigmas[0] and generate from there by `multistep`.
+
+    SDEdit (Meng et al. 2022, arXiv 2108.01073) with a few-step generator, as UFOGen (arXiv 2311.09257) does it: what
+    the noise hides is made anew, what it leaves (the coarse shapes) is kept. One evaluation a level.
+
+    Args:
+        denoise: a consistency model, or a generator of samples of x0. A posterior mean would give a blurred image.
+        x0: images (B, C, H, W).
+        sigmas: descending levels, one evaluation each.
+        noise: fresh standard normal noise, called len(sigmas) times.
+        label: (B,) or None; another class than the images' own edits them.
+        sigma_min: the level eps at which the model's outputs lie, as in `multistep`.
+    """
+    check_descending(sigmas)
+    return multistep(denoise, add_initial_noise(x0, sigmas[0], noise), sigmas, noise, label, sigma_min)
 
 
 def invert(transport: Transport, x: Tensor, sigmas: Sequence[float], label: Tensor | None = None) -> Tensor:

@@ -19,8 +19,8 @@ class TrainingCurves(Callback):
     | tag | meaning |
     |---|---|
     | `train/loss`, `train/<term>` | mean of the loss and of each of its terms |
-    | `train_<term>_by_level/<k>_<low>-<high>` | mean of a term where sigma lies in bin k |
-    | `train/grad_norm` | of the whole gradient, before clipping |
+    | `train_<term>_by_level/<k>_<low>-<high>` | mean of a term where its level lies in bin k |
+    | `train/grad_norm` | of the whole gradient, before clipping; of a diffusion-GAN, of its generator's |
     | `train/skipped_steps` | steps with a non-finite gradient, since the start |
     | `train/images_per_second` | by the clock, with all that happened in the interval |
     | `train/lr` | with several groups `train/lr_<optimizer>_<group>` |
@@ -29,7 +29,8 @@ class TrainingCurves(Callback):
     | `train/mu` | rate of the target network, where there is one |
     | `val/...`, `test/...` | what the module logs with `logger=False` in validation and test |
 
-    A module's `training_step` returns {"loss": mean, "sigma": levels (B,), "terms": {name: (B,)}}. The sums are kept
+    A module's `training_step` returns {"loss": mean, "sigma": levels (B,), "terms": {name: (B,)}}, and one with a
+    discriminator the terms {"judged": levels (B,), "judged_terms": {name: (B,)}} beside them. The sums are kept
     on the device, so that no step waits for the host; the host reads them once per point, and only then do the
     processes exchange them. Values that are not finite count in no mean; their steps count as skipped. The sums are
     saved in checkpoints, so a resumed run writes the points of an unbroken one.
@@ -90,7 +91,10 @@ class TrainingCurves(Callback):
             self.last_norm = guard.grad_norm
             self._add(self.means[:, 1], guard.grad_norm)
         if "terms" in outputs:
-            self._add_terms(outputs["terms"], outputs["sigma"])
+            pairs = [(outputs["terms"], outputs["sigma"])]
+            if "judged" in outputs:
+                pairs.append((outputs["judged_terms"], outputs["judged"]))
+            self._add_terms(pairs)
 
     @staticmethod
     def _add(mean: Tensor, value: Tensor) -> None:
@@ -99,15 +103,21 @@ class TrainingCurves(Callback):
         finite = value.isfinite()
         mean += torch.stack([torch.where(finite, value, 0.0), finite.float()])
 
-    def _add_terms(self, terms: dict[str, Tensor], sigma: Tensor) -> None:
-        if tuple(terms) != self.terms:
-            self.terms = tuple(terms)
-            self.by_level = torch.zeros(2, len(terms), self.levels, device=sigma.device)
-        values = torch.stack(list(terms.values())).float()
-        finite = values.isfinite()
-        bins = torch.bucketize(sigma.float().log(), self.edges[1:-1])
-        self.by_level[0].index_add_(1, bins, torch.where(finite, values, 0.0))
-        self.by_level[1].index_add_(1, bins, finite.float())
+    def _add_terms(self, pairs: list[tuple[dict[str, Tensor], Tensor]]) -> None:
+        """Add groups of terms {name: (B,)}, each at the levels (B,) of its group."""
+        names = tuple(name for terms, _ in pairs for name in terms)
+        if names != self.terms:
+            self.terms = names
+            self.by_level = torch.zeros(2, len(names), self.levels, device=pairs[0][1].device)
+        first = 0
+        for terms, sigma in pairs:
+            values = torch.stack(list(terms.values())).float()
+            finite = values.isfinite()
+            bins = torch.bucketize(sigma.float().log(), self.edges[1:-1])
+            rows = self.by_level[:, first : first + len(terms)]
+            rows[0].index_add_(1, bins, torch.where(finite, values, 0.0))
+            rows[1].index_add_(1, bins, finite.float())
+            first += len(terms)
 
     @staticmethod
     def _guard(trainer: Trainer) -> Any:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
+from diffusion.adversarial import Critic
 from diffusion.denoisers import Denoiser, FlowDenoiser
 from diffusion.ema import EMA
 
@@ -171,10 +172,13 @@ def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLi
         "it has beside them": sorted(set(source) - set(own)),
         "of another shape": sorted(key for key in set(own) & set(source) if own[key].shape != source[key].shape),
     }
+    latent_only = {key for key in own if ".mapping." in key}  # a diffusion model has no latent: that part starts anew
     said = [f"{fault} {', '.join(keys[:3])}{' ...' * (len(keys) > 3)}" for fault, keys in faults.items() if keys]
     try:
         if any(".target_mlp." in key for key in faults["it lacks"]):
             network.load_unidirectional(source)
+        elif said and not set(own) - set(source) - latent_only and not any(list(faults.values())[1:]):
+            network.load_state_dict(source, strict=False)
         elif said:
             raise ValueError("; ".join(said))
         else:
@@ -205,3 +209,20 @@ def start_from(path: str | os.PathLike[str], denoiser: Denoiser, ema: EMA, targe
     ema.reset(denoiser)
     if target is not None:
         target.load_state_dict(denoiser.state_dict())
+
+
+def start_critic_from(path: str | os.PathLike[str], critic: Critic) -> None:
+    """Start a discriminator that holds a generator's network, or its encoder, from the EMA weights of a checkpoint.
+
+    Raises:
+        CheckpointError: the discriminator holds no such network, or its parameters differ.
+    """
+    source = load_denoiser(path)
+    network: Any = critic.network
+    if not hasattr(network, "load_generator"):
+        name = type(network).__name__
+        raise CheckpointError(f"a {name} holds no network of a diffusion model, so it cannot start from {path}")
+    try:
+        network.load_generator(source.network.state_dict())
+    except ValueError as error:
+        raise CheckpointError(f"the network of {path} does not fit the discriminator: {error}") from None

@@ -5,7 +5,7 @@ from `configure_callbacks`. Lightning runs these before it writes a checkpoint, 
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -18,11 +18,16 @@ from diffusion.rng import Draws, has_dropout
 
 
 class StepOutput(TypedDict):
-    """What a training_step returns: the mean loss, and for the dashboard the levels and terms of each image (B,)."""
+    """What a training_step returns: the mean loss, and for the dashboard the levels and terms of each image (B,).
+
+    A method with a discriminator adds the levels at which it judged, and its terms.
+    """
 
     loss: Tensor
     sigma: Tensor
     terms: dict[str, Tensor]
+    judged: NotRequired[Tensor]
+    judged_terms: NotRequired[dict[str, Tensor]]
 
 
 def optimizer_and_schedule(
@@ -101,15 +106,20 @@ class UpdateAverages(Callback):
     def __init__(self) -> None:
         self.step, self.images = 0, 0
 
+    @staticmethod
+    def steps(trainer: Trainer, pl_module: Any) -> int:
+        """Optimizer steps of the network that is averaged: global_step would count a discriminator's too."""
+        return getattr(pl_module, "generator_steps", trainer.global_step)
+
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.step, self.images = trainer.global_step, 0
+        self.step, self.images = self.steps(trainer, pl_module), 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.images += len(batch[0]) * trainer.world_size
-        if trainer.global_step > self.step:  # not in the middle of an accumulation
-            # by images, since with two optimizers global_step counts both
+        step = self.steps(trainer, pl_module)
+        if step > self.step:  # not in the middle of an accumulation
             pl_module.update_averages(pl_module.images_seen // self.images, self.images)
-            self.step, self.images = trainer.global_step, 0
+            self.step, self.images = step, 0
 
 
 class SkipNonFinite(Callback):
@@ -118,6 +128,7 @@ class SkipNonFinite(Callback):
     The gradient is the same on all ranks after DDP's reduction, so every rank takes the same decision. A fused
     optimizer (Adam, AdamW, SGD with fused: true) and `lightning_modules.RAdam` skip by a flag that never leaves the
     device (`found_inf`, torch's own mechanism under a GradScaler); for others the host waits for the flag each step.
+    Of two networks each is counted by itself, and `grad_norm` is the first one's, the generator's.
 
     Args:
         patience: skipped steps in a row after which the run stops.
@@ -130,18 +141,24 @@ class SkipNonFinite(Callback):
         self.patience, self.every_n_steps = patience, every_n_steps
         self.reported = 0
         self.grad_norm = torch.zeros(())
-        self.skipped = torch.zeros(2, dtype=torch.int64)  # in all, in a row
+        self.skipped = torch.zeros(2, dtype=torch.int64)  # in all, and in a row by optimizer
+        self.optimizers: list[torch.optim.Optimizer] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        self.skipped = self.skipped.to(pl_module.device, copy=True)  # spawned processes share the old one
+        self.optimizers = trainer.optimizers
+        rows = self.skipped.new_zeros(len(self.optimizers) - 1)
+        self.skipped = torch.cat([self.skipped[:2], rows]).to(pl_module.device)  # spawned processes share the old one
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = torch._foreach_norm([p.grad for p in parameters])
-        self.grad_norm = torch.linalg.vector_norm(torch.stack(norms))
-        bad = ~self.grad_norm.isfinite()
+        norm = torch.linalg.vector_norm(torch.stack(norms))
+        place = next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0)
+        if place == 0:
+            self.grad_norm = norm
+        bad = ~norm.isfinite()
         self.skipped[0] += bad
-        self.skipped[1] = torch.where(bad, self.skipped[1] + 1, 0)
+        self.skipped[1 + place] = torch.where(bad, self.skipped[1 + place] + 1, 0)
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             optimizer.found_inf, optimizer.grad_scale = bad.float(), None  # type: ignore[attr-defined]
         elif bool(bad):
@@ -156,7 +173,8 @@ class SkipNonFinite(Callback):
         self._read_counts(pl_module)
 
     def _read_counts(self, pl_module: Any) -> None:
-        total, row = self.skipped.tolist()
+        total, *rows = self.skipped.tolist()
+        row = max(rows)
         if total > self.reported:
             rank_zero_warn(f"{total - self.reported} steps with a non-finite gradient were skipped ({total} in all).")
             self.reported = total

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from networks.latent import MappingNetwork
+from networks.loading import load_parts
+
 
 class PositionalEmbedding(nn.Module):
     """cos and sin of `scale * c` at frequencies falling geometrically from 1 to 1/max_period.
@@ -71,12 +74,13 @@ def _mlp(channels: int, out_channels: int) -> nn.Sequential:
 
 
 class LevelEmbedding(nn.Module):
-    """Embedding of one noise level, or of two for a bidirectional network, and of a class.
+    """Embedding of one noise level, or of two for a bidirectional network, of a class and of a latent.
 
     e = MLP_t(pos(c_noise)), or W [MLP_t(pos(c_noise)); MLP_u(pos(c_target))] with W without bias, starting as [I; 0]:
     so the target level has no effect at first, and a network tuned from a consistency model starts exactly at it
     (BCM, Li & He 2024, arXiv 2403.18035, as in its official code). The class's embedding is added;
-    no class, label -1 as guidance needs it, adds nothing.
+    no class, label -1 as guidance needs it, adds nothing. So is the latent's, by way of a mapping network: DDGAN
+    (Xiao et al. 2022, arXiv 2112.07804) lets z alone give scale and shift, here level, class and z do together.
 
     Args:
         channels: size of the positional embedding.
@@ -85,6 +89,8 @@ class LevelEmbedding(nn.Module):
         bidirectional: whether there is a target level.
         scale, max_period: of the positional embedding.
         fourier_scale: of a random Fourier embedding in its place; None for the positional one.
+        latent_size: numbers in the latent; 0 for none.
+        mapping_layers: of the latent's `MappingNetwork`, after its first.
     """
 
     def __init__(
@@ -96,11 +102,13 @@ class LevelEmbedding(nn.Module):
         scale: float = 1.0,
         max_period: float = 10_000.0,
         fourier_scale: float | None = None,
+        latent_size: int = 0,
+        mapping_layers: int = 4,
     ):
         super().__init__()
         if num_classes < 0:
             raise ValueError(f"num_classes={num_classes}: 0 for an unconditional network, else the number of classes")
-        self.num_classes, self.bidirectional = num_classes, bidirectional
+        self.num_classes, self.bidirectional, self.latent_size = num_classes, bidirectional, latent_size
         self.position: nn.Module = (
             PositionalEmbedding(channels, scale, max_period)
             if fourier_scale is None
@@ -115,6 +123,8 @@ class LevelEmbedding(nn.Module):
             self.label = nn.Embedding(num_classes, out_channels)
             # near the size of a fresh MLP_t's output, so that neither drowns the other
             nn.init.normal_(self.label.weight, std=0.2)
+        if latent_size:
+            self.mapping = MappingNetwork(latent_size, out_channels, mapping_layers)
 
     @torch.no_grad()
     def reset_join(self) -> None:
@@ -122,8 +132,14 @@ class LevelEmbedding(nn.Module):
         eye = torch.eye(self.join.out_features, device=self.join.weight.device)
         self.join.weight.copy_(torch.cat([eye, torch.zeros_like(eye)], dim=1))
 
-    def forward(self, c_noise: Tensor, label: Tensor | None, c_target: Tensor | None) -> Tensor:
-        """c_noise, c_target (B,) and label (B,) in [0, num_classes), or -1 for no class -> (B, out_channels)."""
+    def forward(
+        self, c_noise: Tensor, label: Tensor | None, c_target: Tensor | None, latent: Tensor | None = None
+    ) -> Tensor:
+        """c_noise, c_target and label (B,), latent (B, latent_size) -> (B, out_channels); label -1 is no class.
+
+        Raises:
+            ValueError: something is missing that the network was built for, or given that it was not.
+        """
         if self.bidirectional != (c_target is not None):
             need = "needs" if self.bidirectional else "takes no"
             raise ValueError(f"this network {need} c_target: it was built with bidirectional={self.bidirectional}")
@@ -132,11 +148,18 @@ class LevelEmbedding(nn.Module):
                 f"this network was built with num_classes={self.num_classes}: "
                 f"{'a label is needed' if self.num_classes else 'it takes no label'}"
             )
+        if bool(self.latent_size) != (latent is not None):
+            raise ValueError(
+                f"this network was built with latent_size={self.latent_size}: "
+                f"{'a latent is needed' if self.latent_size else 'it takes no latent'}"
+            )
         embedding = self.noise_mlp(self.position(c_noise))
         if c_target is not None:
             embedding = self.join(torch.cat([embedding, self.target_mlp(self.position(c_target))], dim=1))
         if label is not None:
             embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
+        if latent is not None:
+            embedding = embedding + self.mapping(latent)
         return embedding
 
 
@@ -155,16 +178,6 @@ def load_unidirectional(network: nn.Module, state: Mapping[str, Tensor]) -> None
     prefix, embedding = next((name, m) for name, m in network.named_modules() if isinstance(m, LevelEmbedding))
     if not embedding.bidirectional:
         raise ValueError("this network was built with bidirectional=False: use load_state_dict")
-    own = network.state_dict()
-    expected = {key for key in own if not key.startswith((f"{prefix}.target_mlp.", f"{prefix}.join."))}
-    faults = {
-        "missing": expected - set(state),
-        "unexpected": set(state) - expected,
-        "of another shape": {key for key in expected & set(state) if own[key].shape != state[key].shape},
-    }
-    said = [f"{fault}: {', '.join(sorted(keys)[:4])}" for fault, keys in faults.items() if keys]
-    if said:
-        raise ValueError(f"the one-level weights do not fit this network; {'; '.join(said)}")
-    network.load_state_dict(state, strict=False)
+    load_parts(network, state, "one-level", own=(f"{prefix}.target_mlp.", f"{prefix}.join."))
     embedding.target_mlp.load_state_dict(embedding.noise_mlp.state_dict())
     embedding.reset_join()

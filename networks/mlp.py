@@ -25,6 +25,9 @@ class MLP(nn.Module):
         bidirectional: take a target level as well.
         embedding_channels: size of the level embedding.
         embedding_scale, embedding_max_period: of the positional embedding of c_noise, which spans about [-1.6, 1.1].
+        latent_size: numbers in the latent of a generator; 0 for none.
+        mapping_layers: of the latent's mapping network, after its first.
+        out_channels: of the output; None for those of the input.
 
     Raises:
         ValueError: an argument outside these ranges.
@@ -42,14 +45,19 @@ class MLP(nn.Module):
         embedding_channels: int = 128,
         embedding_scale: float = 16.0,
         embedding_max_period: float = 64.0,
+        latent_size: int = 0,
+        mapping_layers: int = 4,
+        out_channels: int | None = None,
     ):
         super().__init__()
-        for name, count in (("width", width), ("depth", depth)):
+        channels, *sides = image_shape
+        self.out_shape = (channels if out_channels is None else out_channels, *sides)
+        for name, count in (("width", width), ("depth", depth), ("out_channels", self.out_shape[0])):
             if count < 1:
                 raise ValueError(f"{name}={count}: it must be at least 1")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: it must be in [0, 1)")
-        size = math.prod(image_shape)
+        self.latent_size = latent_size
         self.embedding = LevelEmbedding(
             embedding_channels,
             2 * embedding_channels,
@@ -57,26 +65,37 @@ class MLP(nn.Module):
             bidirectional,
             embedding_scale,
             embedding_max_period,
+            latent_size=latent_size,
+            mapping_layers=mapping_layers,
         )
         self.modulate = nn.Linear(2 * embedding_channels, 2 * depth * width)
-        self.layer_in = nn.Linear(size, width)
+        self.layer_in = nn.Linear(math.prod(image_shape), width)
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.second = nn.ModuleList(zeroed(nn.Linear(width, width)) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
         self.norm_out = nn.LayerNorm(width)
-        self.layer_out = zeroed(nn.Linear(width, size))
+        self.layer_out = zeroed(nn.Linear(width, math.prod(self.out_shape)))
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_target: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        c_target: Tensor | None = None,
+        latent: Tensor | None = None,
     ) -> Tensor:
-        """x (B, C, H, W) with unit variance, c_noise, label and c_target (B,) -> (B, C, H, W)."""
-        embedding = F.silu(self.embedding(c_noise, label, c_target))
+        """x (B, C, H, W) with unit variance, c_noise, label and c_target (B,), latent (B, Z) -> (B, out, H, W)."""
+        embedding = F.silu(self.embedding(c_noise, label, c_target, latent))
+        return self.layer_out(self.encode(x, embedding)).unflatten(1, self.out_shape)
+
+    def encode(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Images (B, C, H, W) and level embeddings (B, E) after their SiLU -> what the last layer sees (B, width)."""
         modulation = self.modulate(embedding).chunk(2 * len(self.first), dim=1)
         h = self.layer_in(x.flatten(1))
         for first, second, scale, shift in zip(self.first, self.second, modulation[::2], modulation[1::2], strict=True):
             normed = torch.addcmul(shift, F.layer_norm(h, h.shape[1:]), scale + 1)
             h = h + second(self.dropout(F.silu(first(normed))))
-        return self.layer_out(self.norm_out(h)).reshape(x.shape)
+        return self.norm_out(h)
 
     def load_unidirectional(self, state: Mapping[str, Tensor]) -> None:
         """Start from a network with one noise level, see `networks.embeddings.load_unidirectional`."""

@@ -41,6 +41,9 @@ class UNet(nn.Module):
         bidirectional: take a target level as well.
         embedding_mult: size of the level embedding over `channels`.
         embedding_scale, embedding_max_period, fourier_scale: of the embedding of c_noise, as in `LevelEmbedding`.
+        latent_size: numbers in the latent of a generator; 0 for none.
+        mapping_layers: of the latent's mapping network, after its first.
+        out_channels: of the output; None for those of the input.
 
     Raises:
         ValueError: an argument outside these ranges.
@@ -70,14 +73,19 @@ class UNet(nn.Module):
         embedding_scale: float = 1.0,
         embedding_max_period: float = 10_000.0,
         fourier_scale: float | None = None,
+        latent_size: int = 0,
+        mapping_layers: int = 4,
+        out_channels: int | None = None,
     ):
         super().__init__()
         image_channels, height, width = image_shape
+        out_channels = image_channels if out_channels is None else out_channels
         for name, size in (
             ("channels", channels),
             ("num_blocks", num_blocks),
             ("patch_size", patch_size),
             ("embedding_mult", embedding_mult),
+            ("out_channels", out_channels),
         ):
             if size < 1:
                 raise ValueError(f"{name}={size}: it must be at least 1")
@@ -91,9 +99,17 @@ class UNet(nn.Module):
             )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: it must be in [0, 1)")
-        embedded = channels * embedding_mult
+        self.latent_size, embedded = latent_size, channels * embedding_mult
         self.embedding = LevelEmbedding(
-            channels, embedded, num_classes, bidirectional, embedding_scale, embedding_max_period, fourier_scale
+            channels,
+            embedded,
+            num_classes,
+            bidirectional,
+            embedding_scale,
+            embedding_max_period,
+            fourier_scale,
+            latent_size,
+            mapping_layers,
         )
 
         def block(resolution: int, c_in: int, c_out: int, resample: float = 1) -> ResidualBlock:
@@ -113,9 +129,9 @@ class UNet(nn.Module):
             attention = SelfAttention(residual.conv_out.out_channels, channels_per_head, qk_norm, skip_scale)
             return Attended(residual, attention)
 
-        self.patch_size, folded = patch_size, image_channels * patch_size**2
+        self.patch_size = patch_size
         levels = [((height // patch_size) >> i, channels * mult) for i, mult in enumerate(channel_mult)]
-        self.conv_in = convolution(folded, channels, 3)
+        self.conv_in = convolution(image_channels * patch_size**2, channels, 3)
         skips, c = [channels], channels
         self.down, self.up, self.takes_skip = nn.ModuleList(), nn.ModuleList(), list[bool]()
         for i, (resolution, wide) in enumerate(levels):
@@ -140,13 +156,31 @@ class UNet(nn.Module):
                 self.takes_skip.append(True)
                 c = wide
         self.norm_out = group_norm(c)
-        self.conv_out = zeroed(nn.Conv2d(c, folded, 3, padding=1))
+        self.conv_out = zeroed(nn.Conv2d(c, out_channels * patch_size**2, 3, padding=1))
 
     def forward(
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_target: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        c_target: Tensor | None = None,
+        latent: Tensor | None = None,
     ) -> Tensor:
-        """x (B, C, H, W) with unit variance, c_noise, label and c_target (B,) -> (B, C, H, W)."""
-        embedding = F.silu(self.embedding(c_noise, label, c_target))
+        """x (B, C, H, W) with unit variance, c_noise, label and c_target (B,), latent (B, Z) -> (B, out, H, W)."""
+        embedding = F.silu(self.embedding(c_noise, label, c_target, latent))
+        x, skips = self.encode(x, embedding)
+        for block, takes_skip in zip(self.up, self.takes_skip, strict=True):
+            x = block(torch.cat([x, skips.pop()], dim=1) if takes_skip else x, embedding)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return x if self.patch_size == 1 else F.pixel_shuffle(x, self.patch_size)
+
+    def encode(self, x: Tensor, embedding: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The way down and the middle: what the way up starts from, at the lowest resolution, and its skip inputs.
+
+        Args:
+            x: images (B, C, H, W).
+            embedding: level embeddings (B, E) after their SiLU.
+        """
         x = self.conv_in(x if self.patch_size == 1 else F.pixel_unshuffle(x, self.patch_size))
         skips = [x]
         for block in self.down:
@@ -154,10 +188,7 @@ class UNet(nn.Module):
             skips.append(x)
         for block in self.middle:
             x = block(x, embedding)
-        for block, takes_skip in zip(self.up, self.takes_skip, strict=True):
-            x = block(torch.cat([x, skips.pop()], dim=1) if takes_skip else x, embedding)
-        x = self.conv_out(F.silu(self.norm_out(x)))
-        return x if self.patch_size == 1 else F.pixel_shuffle(x, self.patch_size)
+        return x, skips
 
     def load_unidirectional(self, state: Mapping[str, Tensor]) -> None:
         """Start from a network with one noise level, see `networks.embeddings.load_unidirectional`."""

@@ -3,6 +3,7 @@
 import torch
 from oracles import GaussianDenoise, SmallNetwork
 
+from diffusion.adversarial import GradientPenalty
 from diffusion.curricula import ConstantSteps
 from diffusion.distances import PseudoHuber, SquaredL2
 from diffusion.levels import LogNormal
@@ -14,11 +15,14 @@ from lightning_modules.bcm import BCMModule
 from lightning_modules.cd import CDModule
 from lightning_modules.ct import CTModule
 from lightning_modules.ctm import CTMModule
+from lightning_modules.ddgan import DDGANModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.kd import KDModule
 from lightning_modules.pd import PDModule
 from lightning_modules.rectified_flow import RectifiedFlowModule
+from lightning_modules.siddm import SIDDMModule
 from lightning_modules.teacher_pairs import FreshPairs
+from lightning_modules.ufogen import UFOGenModule
 
 SHAPE = (1, 2, 2)
 
@@ -75,7 +79,64 @@ def reflow(dropout=None, **options):
     return of(RectifiedFlowModule, dropout=dropout, pairs=FreshPairs(Euler(), 3), **options)
 
 
-METHODS = [bcm, ct, edm, cd, ctm, pd, kd, rf, reflow]
+class SmallGenerator(SmallNetwork):
+    """With a latent of three numbers."""
+
+    latent_size = 3
+
+    def __init__(self, image_shape, num_classes=0, dropout=None):
+        super().__init__(image_shape, num_classes, dropout)
+        self.third = torch.nn.Linear(3, 32, bias=False)
+        torch.nn.init.normal_(self.third.weight, std=0.4, generator=torch.Generator().manual_seed(3))
+
+    def before(self, x, c_noise, label, c_target, latent=None):
+        return super().before(x, c_noise, label, c_target) + self.third(latent)
+
+
+class SmallDiscriminator(SmallNetwork):
+    """A logit for every pixel, and as many decoded channels as are asked for."""
+
+    def __init__(self, image_shape, num_classes=0, dropout=None, decoded=0):
+        super().__init__(image_shape, num_classes, dropout, seed=1)
+        self.maps, self.decoded_channels = (1 + decoded, *image_shape[1:]), decoded
+        self.second = torch.nn.Linear(32, torch.Size(self.maps).numel(), bias=False)
+        torch.nn.init.normal_(self.second.weight, std=0.4, generator=torch.Generator().manual_seed(2))
+
+    def decode(self, x, c_noise, label=None):
+        hidden = torch.tanh(self.before(x, c_noise, label, None))
+        maps = self.second(self.dropout(hidden)).unflatten(1, self.maps)
+        return maps[:, 0], maps[:, 1:]
+
+    def forward(self, x, c_noise, label=None):
+        return self.decode(x, c_noise, label)[0]
+
+
+def adversarial(method, dropout=None, decoded=0, latent=False, **options):
+    def discriminator(image_shape, num_classes):
+        return SmallDiscriminator(image_shape, num_classes, dropout, decoded)
+
+    def generator(image_shape, num_classes):
+        return (SmallGenerator if latent else SmallNetwork)(image_shape, num_classes, dropout)
+
+    options = {"total_images": 1000, "penalty": GradientPenalty(0.1), **options}
+    return method(generator, SHAPE, discriminator, **options)
+
+
+def ufogen(dropout=None, **options):
+    return adversarial(UFOGenModule, dropout, **options)
+
+
+def siddm(dropout=None, **options):
+    return adversarial(SIDDMModule, dropout, decoded=2, **options)
+
+
+def ddgan(dropout=None, **options):
+    return adversarial(DDGANModule, dropout, **{"latent": True, **options})
+
+
+ONE_NETWORK = [bcm, ct, edm, cd, ctm, pd, kd, rf, reflow]
+ADVERSARIAL = [ufogen, siddm, ddgan]
+METHODS = [*ONE_NETWORK, *ADVERSARIAL]
 
 
 def images(n=6):

@@ -102,13 +102,16 @@ class SmallNetwork(nn.Module):
             for parameter in self.parameters():
                 parameter.normal_(0, 0.4, generator=generator)
 
-    def forward(
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_target: Tensor | None = None
-    ) -> Tensor:
+    def before(self, x: Tensor, c_noise: Tensor, label: Tensor | None, c_target: Tensor | None) -> Tensor:
+        """What the first layer makes of all inputs, (B, 32)."""
         u = torch.zeros_like(c_noise) if c_target is None else c_target
         h = self.first(torch.cat([x.flatten(1), c_noise[:, None], u[:, None]], 1))
-        if self.classes is not None:
-            h = h + self.classes(label)
+        return h if self.classes is None else h + self.classes(label)
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_target: Tensor | None = None, **extra: Tensor
+    ) -> Tensor:
+        h = self.before(x, c_noise, label, c_target, **extra)
         return self.second(self.dropout(torch.tanh(h))).reshape(x.shape)
 
 

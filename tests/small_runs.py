@@ -18,9 +18,27 @@ PAIRS_OF_A_TEACHER = {
     "class_path": "lightning_modules.teacher_pairs.FreshPairs",
     "init_args": {"sampler": {"class_path": "diffusion.ode_samplers.Heun"}, "steps": 3},
 }
+ADVERSARIAL = ("UFOGenModule", "SIDDMModule", "DDGANModule")
+"""Those of two networks, which have an optimizer each."""
 DISTILLED = ("CDModule", "CTMModule", "PDModule", "KDModule")
 """Those that need a teacher."""
 TWO_LEVELS = ("BCMModule", "CTMModule")
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3, "fused": True}}
+SMALL = {"width": 16, "depth": 1, "embedding_channels": 8}
+
+
+def adversarial(decoded: int = 0, **options: Any) -> dict[str, Any]:
+    """Two players of different optimizers; every second step of the discriminator pays a penalty."""
+    penalty = {"gamma": 0.1, "fake": True, "interval": 2}
+    return {
+        "discriminator": {"class_path": "networks.MLPDiscriminator", "init_args": {**SMALL, "decoded_channels": decoded}},
+        "penalty": {"class_path": "diffusion.adversarial.GradientPenalty", "init_args": penalty},
+        "generator_player": {"optimizer": ADAM, "clip_norm": 1.0},
+        "discriminator_player": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-2}}},
+        **options,
+    }
+
+
 MODULES: dict[str, dict[str, Any]] = {
     "BCMModule": {**CONSISTENCY, "target_weight": GAP},
     "CTModule": CONSISTENCY,
@@ -42,12 +60,15 @@ MODULES: dict[str, dict[str, Any]] = {
     "KDModule": {"pairs": PAIRS_OF_A_TEACHER},
     "RectifiedFlowModule": {},
     "DiffusionModule": {"levels": {"class_path": "diffusion.levels.LogNormal"}},
+    "UFOGenModule": adversarial(judged={"class_path": "diffusion.ladder.AnyLevelBelow"}),
+    "SIDDMModule": adversarial(decoded=2),
+    "DDGANModule": adversarial(),
 }
 
 
 def config(module: str = "BCMModule", images: int = 512, **init_args: Any) -> dict[str, Any]:
     """A run of `images` images in batches of 64, three checkpoints on the way."""
-    network = {"width": 16, "depth": 1, "embedding_channels": 8, "bidirectional": module in TWO_LEVELS}
+    network = {**SMALL, "bidirectional": module in TWO_LEVELS, "latent_size": 4 if module == "DDGANModule" else 0}
     return {
         "seed_everything": 1,
         "model": {
@@ -55,7 +76,7 @@ def config(module: str = "BCMModule", images: int = 512, **init_args: Any) -> di
             "init_args": {
                 "network": {"class_path": "networks.MLP", "init_args": network},
                 "total_images": images,
-                "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3, "fused": True}},
+                **({} if module in ADVERSARIAL else {"optimizer": ADAM}),
                 **MODULES[module],
                 **init_args,
             },

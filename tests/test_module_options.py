@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from methods import METHODS, SHAPE, bcm, cd, ct, edm, gradients, images, kd, pd, reflow, rf
+from methods import METHODS, ONE_NETWORK, SHAPE, bcm, cd, ct, edm, gradients, images, kd, pd, reflow, rf
 from oracles import GaussianDenoise
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -138,7 +138,7 @@ class NoHostWait(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
-@pytest.mark.parametrize("make", METHODS)
+@pytest.mark.parametrize("make", ONE_NETWORK)
 def test_a_step_never_asks_the_device_for_a_number(make):
     """draw, loss, backward, the guard, a fused optimizer and the averages."""
     module, x0, guard = make().train(), images(), SkipNonFinite()

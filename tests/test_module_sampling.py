@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from methods import METHODS, SHAPE, bcm, cd, ct, ctm, edm, gradients, images, kd, pd, rf
+from methods import METHODS, SHAPE, bcm, cd, ct, ctm, ddgan, edm, gradients, images, kd, pd, rf, siddm, ufogen
 
 from diffusion.curricula import DoublingSteps
 from diffusion.pairs import GridPairs
@@ -13,10 +13,13 @@ from lightning_modules.bcm import BCMModule, BCMPlan
 from lightning_modules.cd import CDModule
 from lightning_modules.ct import CTModule
 from lightning_modules.ctm import CTMModule
+from lightning_modules.ddgan import DDGANModule
 from lightning_modules.diffusion import DiffusionModule
 from lightning_modules.kd import KDModule
 from lightning_modules.pd import PDModule
 from lightning_modules.rectified_flow import RectifiedFlowModule
+from lightning_modules.siddm import SIDDMModule
+from lightning_modules.ufogen import UFOGenModule
 
 
 def sample_with_steps(module):
@@ -29,6 +32,9 @@ def sample_with_steps(module):
         PDModule: (1, 2, 16),
         KDModule: (1,),
         RectifiedFlowModule: (1, 2, 5),
+        UFOGenModule: (1, 2, 3, 4),
+        SIDDMModule: (1, 4),
+        DDGANModule: (1, 4),
     }
     return steps[type(module)]
 
@@ -59,6 +65,9 @@ def test_samples_take_the_evaluations_asked_for_and_ignore_the_batch(make):
         (lambda noise: pd().sample(noise, 3), r"steps=3: .*\[16, 8, 4, 2, 1\]"),
         (lambda noise: kd().sample(noise, 2), "steps=2"),
         (lambda noise: rf().sample(noise, 0), "steps=0"),
+        (lambda noise: ufogen().sample(noise, 5), r"steps=5: .*\[1, 2, 3, 4\]"),
+        (lambda noise: siddm().sample(noise, 0), "steps=0"),
+        (lambda noise: ddgan().sample(noise, 5), "steps=5"),
         (lambda noise: edm().sample(noise, -1), "steps=-1"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Callback
-from small_runs import DISTILLED, MODULES, PAIRS_OF_A_TEACHER, config, fit
+from small_runs import ADVERSARIAL, DISTILLED, MODULES, PAIRS_OF_A_TEACHER, config, fit
 
 from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO
 from lightning_modules.checkpoint import CheckpointError, read_checkpoint
@@ -52,11 +52,18 @@ def middle_and_last(run):
     return sorted(folder.glob("images_*.ckpt"))[-2], read_checkpoint(folder / "last.ckpt")
 
 
+def decayed(module):
+    """Options that give every optimizer a schedule."""
+    if module not in ADVERSARIAL:
+        return {"lr_factor": DECAY}
+    return {key: {**MODULES[module][key], "lr_factor": DECAY} for key in ("generator_player", "discriminator_player")}
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_exact(module, teacher, tmp_path):
     """Dropout, a learning-rate schedule and validation on the way, 1,600 images: more than an epoch."""
     given = {"teacher": teacher} if module in DISTILLED else {}
-    content = config(module, images=1600, lr_factor=DECAY, ema_rates=[0.99, 0.9], **given)
+    content = config(module, images=1600, ema_rates=[0.99, 0.9], **given, **decayed(module))
     content["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.2
     content["trainer"]["val_check_interval"] = 7
     content["checkpoints"]["every_n_images"] = 800
