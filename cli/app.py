@@ -33,7 +33,7 @@ from cli.run_files import (
 )
 from cli.schedule_file import use_schedule
 from cli.stop import StopGently
-from evaluation.dashboard import RunSummary, SampleGrids, TrainingCurves
+from evaluation.dashboard import GameWatch, RunSummary, SampleGrids, TrainingCurves
 from evaluation.scorer import Scorer
 from lightning_modules.checkpoint import read_checkpoint, restricted_imports
 
@@ -104,6 +104,7 @@ class FewstepCLI(LightningCLI):
         parser.add_lightning_class_args(Scorer, "scores")
         parser.add_lightning_class_args(TrainingCurves, "curves")
         parser.add_lightning_class_args(SampleGrids, "grids")
+        parser.add_lightning_class_args(GameWatch, "game")
         for target in ("model", "data"):
             parser.link_arguments("seed_everything", f"{target}.init_args.seed")
         for name in ("image_shape", "num_classes"):  # to depth 1: what is linked deeper is missing in checkpoints

@@ -97,7 +97,8 @@ class Critic(nn.Module):
     for any s it is that point of the data divided by s.
 
     Args:
-        network: `forward(x, c_noise, label) -> logits`.
+        network: `forward(x, c_noise, label) -> logits`, and if it has `source_level`,
+            `forward(x, c_noise, label, c_source)`.
         sigma_data: standard deviation s of the data, > 0.
     """
 
@@ -111,10 +112,24 @@ class Critic(nn.Module):
         """What the network sees of x (B, ...) at levels sigma (B,); gradient penalties are of this."""
         return x * expand(edm_scalings(sigma, self.sigma_data).c_in, x).to(x.dtype)
 
-    def forward(self, seen: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
-        """Logits, float32 at least, of `rescaled` points (B, ...) at levels sigma (B,)."""
-        logits = self.network(seen, c_noise(sigma.to(torch.promote_types(seen.dtype, torch.float32))), label)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+    def forward(self, seen: Tensor, sigma: Tensor, label: Tensor | None = None, source: Tensor | None = None) -> Tensor:
+        """Logits, float32 at least, of `rescaled` points (B, ...) at levels sigma (B,).
+
+        `source` (B,), the level that a sample was made from, goes to a network that takes it (`source_level`).
+        """
+        dtype = torch.promote_types(seen.dtype, torch.float32)
+        levels = [sigma] if source is None or not self.told_source else [sigma, source]
+        told = [c_noise(level.to(dtype)) for level in levels]
+        return self.network(seen, told[0], label, *told[1:]).to(dtype)
+
+    @property
+    def told_source(self) -> bool:
+        """Whether the network is told the level that a sample was made from.
+
+        Where many t are judged at one s, a discriminator that is not told t compares data with the mixture of all their
+        samples, in which the few from the highest level may collapse unnoticed.
+        """
+        return getattr(self.network, "source_level", False)
 
 
 class DecodingCritic(Critic):

@@ -106,7 +106,7 @@ def add_initial_noise(x0: Tensor, sigma: float, noise: Callable[[], Tensor]) -> 
 
 
 def strength_level(strength: float, sigma_min: float, sigma_max: float) -> float:
-    """The level that lies a fraction `strength` of the way up from sigma_min to sigma_max in the cosine schedule's time.
+    """The level a fraction `strength` of the way up from sigma_min to sigma_max in the cosine schedule's time.
 
     Raises:
         ValueError: the strength is not in (0, 1].

@@ -130,9 +130,9 @@ READINGS = ("logit_real", "logit_fake", "sign_accuracy")
 
 
 def readings(verdict: Verdict) -> dict[str, Tensor]:
-    """Mean logits of each image's data and sample (B,), and how many of the two the sign tells apart."""
+    """Mean logits of each image's data and sample (B,), and whether the sign of their difference tells them apart."""
     real, fake = per_image(verdict.real.detach()), per_image(verdict.fake.detach())
-    return dict(zip(READINGS, (real, fake, ((real > 0).float() + (fake < 0).float()) / 2), strict=True))
+    return dict(zip(READINGS, (real, fake, (real > fake).float()), strict=True))
 
 
 def descend(module: Any, place: int, loss: Tensor) -> None:
@@ -212,6 +212,6 @@ class Game(Callback):
 
 
 def holds_gradients(module: Any) -> bool:
-    """Whether gradients of either player wait for a step, so that a checkpoint would lose them; False without players."""
+    """Whether gradients of a player wait for a step, so that a checkpoint would lose them; False without players."""
     players = [getattr(module, name, None) for name in ("generator_player", "discriminator_player")]
     return any(player is not None and player.holds(module.batches_seen) for player in players)

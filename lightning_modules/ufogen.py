@@ -165,7 +165,7 @@ class UFOGenModule(LightningModule):
 
         def logits(seen: Tensor) -> Tensor:
             with shared_dropout(draws.dropout_seed, self.critic):
-                return self.critic(seen, draws.s, label)
+                return self.critic(seen, draws.s, label, draws.t)
 
         return logits
 

@@ -53,6 +53,7 @@ class ConvDiscriminator(nn.Module):
         channels: channels of level i are channels * channel_mult[i].
         channel_mult: one factor per level; the resolution halves between levels.
         minibatch_group: images in a group of `MinibatchDeviation`; 0 for no such channel.
+        source_level: be told a second level as well, the one that a sample was made from.
         embedding_channels: size of the level embedding.
         embedding_scale, embedding_max_period: of the positional embedding of c_noise, which spans about [-1.6, 1.1].
 
@@ -68,6 +69,7 @@ class ConvDiscriminator(nn.Module):
         channels: int = 64,
         channel_mult: Sequence[int] = (2, 4, 8, 8),
         minibatch_group: int = 4,
+        source_level: bool = False,
         embedding_channels: int = 128,
         embedding_scale: float = 16.0,
         embedding_max_period: float = 64.0,
@@ -84,8 +86,9 @@ class ConvDiscriminator(nn.Module):
                 f"image_shape={tuple(image_shape)}: {len(channel_mult)} levels, as in "
                 f"channel_mult={tuple(channel_mult)}, need sides divisible by {factor}"
             )
+        self.source_level = source_level
         self.embedding = LevelEmbedding(
-            embedding_channels, embedding_channels, num_classes, False, embedding_scale, embedding_max_period
+            embedding_channels, embedding_channels, num_classes, source_level, embedding_scale, embedding_max_period
         )
         wide = [channels * mult for mult in channel_mult]
         self.conv_in = convolution(image_channels, wide[0], 1)
@@ -96,9 +99,11 @@ class ConvDiscriminator(nn.Module):
         self.conv_out = convolution(wide[-1] + bool(minibatch_group), wide[-1], 3)
         self.layer_out = zeroed(nn.Linear(wide[-1], 1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        """x (B, C, H, W) with unit variance, c_noise and label (B,) -> logits (B,)."""
-        embedding = F.leaky_relu(self.embedding(c_noise, label, None), SLOPE)
+    def forward(
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_source: Tensor | None = None
+    ) -> Tensor:
+        """x (B, C, H, W) with unit variance, c_noise, label and c_source (B,) -> logits (B,)."""
+        embedding = F.leaky_relu(self.embedding(c_noise, label, c_source), SLOPE)
         h = self.conv_in(x)
         for block in self.blocks:
             h = block(h, embedding)

@@ -79,8 +79,8 @@ class LevelEmbedding(nn.Module):
     e = MLP_t(pos(c_noise)), or W [MLP_t(pos(c_noise)); MLP_u(pos(c_target))] with W without bias, starting as [I; 0]:
     so the target level has no effect at first, and a network tuned from a consistency model starts exactly at it
     (BCM, Li & He 2024, arXiv 2403.18035, as in its official code). The class's embedding is added;
-    no class, label -1 as guidance needs it, adds nothing. So is the latent's, by way of a mapping network: DDGAN
-    (Xiao et al. 2022, arXiv 2112.07804) lets z alone give scale and shift, here level, class and z do together.
+    no class, label -1 as guidance needs it, adds nothing. A latent z is added by way of its mapping network: in DDGAN
+    (Xiao et al. 2022, arXiv 2112.07804) z alone gives scale and shift, here level, class and z share them.
 
     Args:
         channels: size of the positional embedding.
@@ -142,7 +142,9 @@ class LevelEmbedding(nn.Module):
         """
         if self.bidirectional != (c_target is not None):
             need = "needs" if self.bidirectional else "takes no"
-            raise ValueError(f"this network {need} c_target: it was built with bidirectional={self.bidirectional}")
+            raise ValueError(
+                f"this network {need} c_target: it was built with bidirectional={self.bidirectional}"
+            )
         if bool(self.num_classes) != (label is not None):
             raise ValueError(
                 f"this network was built with num_classes={self.num_classes}: "

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from networks.blocks import group_norm, zeroed
-from networks.loading import load_parts
+from networks.loading import SECOND_LEVEL, load_parts
 from networks.minibatch import MinibatchDeviation
 from networks.unet import UNet
 
@@ -23,6 +23,7 @@ class UNetEncoderDiscriminator(UNet):
         image_shape: (C, H, W) of what is judged.
         num_classes: 0 for an unconditional network.
         minibatch_group: images in a group of `MinibatchDeviation`; 0 for no such channel.
+        source_level: be told a second level as well, the one that a sample was made from.
         options: of `UNet`, but for the second level, the latent and `out_channels`, which are given here; what
             concerns the way up has no effect.
 
@@ -31,17 +32,24 @@ class UNetEncoderDiscriminator(UNet):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int = 0, *, minibatch_group: int = 0, **options: Any
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int = 0,
+        *,
+        minibatch_group: int = 0,
+        source_level: bool = False,
+        **options: Any,
     ):
         super().__init__(
             image_shape,
             num_classes,
-            bidirectional=False,
+            bidirectional=source_level,
             latent_size=0,
             mapping_layers=0,
             out_channels=None,
             **options,
         )
+        self.source_level = source_level
         del self.up, self.takes_skip, self.norm_out, self.conv_out
         last: Any = self.middle[-1]
         channels = last.conv_out.out_channels
@@ -49,12 +57,12 @@ class UNetEncoderDiscriminator(UNet):
         self.minibatch = MinibatchDeviation(minibatch_group) if minibatch_group else None
         self.head = zeroed(nn.Linear(channels + bool(minibatch_group), 1))
 
-    def forward(  # type: ignore[override]  # neither a second level nor a latent
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None
+    def forward(  # type: ignore[override]  # no latent
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_source: Tensor | None = None
     ) -> Tensor:
-        """x (B, C, H, W) with unit variance, c_noise and label (B,) -> logits (B,)."""
+        """x (B, C, H, W) with unit variance, c_noise, label and c_source (B,) -> logits (B,)."""
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative, which R1 needs
-            h, _ = self.encode(x, F.silu(self.embedding(c_noise, label, None)))
+            h, _ = self.encode(x, F.silu(self.embedding(c_noise, label, c_source)))
         h = F.silu(self.head_norm(h))
         h = h if self.minibatch is None else self.minibatch(h)
         return self.head(h.mean((2, 3)))[:, 0]
@@ -70,4 +78,4 @@ class UNetEncoderDiscriminator(UNet):
             ValueError: keys or shapes differ.
         """
         left_out = ("up.", "norm_out.", "conv_out.", "embedding.mapping.")
-        load_parts(self, state, "generator's", own=("head_norm.", "head."), other=left_out)
+        load_parts(self, state, "generator's", own=("head_norm.", "head.", *SECOND_LEVEL), other=left_out)

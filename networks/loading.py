@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+SECOND_LEVEL = ("embedding.target_mlp.", "embedding.join.")
+"""Beginnings of the keys of a network's second level, which starts without effect."""
+
 
 def load_parts(
     network: nn.Module, state: Mapping[str, Tensor], what: str, own: Sequence[str] = (), other: Sequence[str] = ()
@@ -14,14 +17,14 @@ def load_parts(
         network: to load into.
         state: the other network's state dict.
         what: what the other network is, for the message.
-        own: beginnings of the keys that `network` alone has; nothing is loaded into those.
+        own: beginnings of the keys of `network` that stay as they are.
         other: beginnings of the keys that are left out of `state`.
 
     Raises:
         ValueError: beside these, keys or shapes differ.
     """
     mine = {key: value for key, value in network.state_dict().items() if not key.startswith(tuple(own))}
-    given = {key: value for key, value in state.items() if not key.startswith((*own, *other))}
+    given = {key: value for key, value in state.items() if not key.startswith(tuple(other))}
     faults = {
         "missing": set(mine) - set(given),
         "unexpected": set(given) - set(mine),

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from networks.loading import load_parts
+from networks.loading import SECOND_LEVEL, load_parts
 from networks.unet import UNet
 
 
@@ -20,6 +20,7 @@ class UNetDiscriminator(UNet):
         image_shape: (C, H, W) of what is judged.
         num_classes: 0 for an unconditional network.
         decoded_channels: of the decoded image; 0 for none.
+        source_level: be told a second level as well, the one that a sample was made from.
         options: of `UNet`, but for the second level, the latent and `out_channels`, which are given here.
 
     Raises:
@@ -27,31 +28,39 @@ class UNetDiscriminator(UNet):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], num_classes: int = 0, *, decoded_channels: int = 0, **options: Any
+        self,
+        image_shape: tuple[int, int, int],
+        num_classes: int = 0,
+        *,
+        decoded_channels: int = 0,
+        source_level: bool = False,
+        **options: Any,
     ):
         if decoded_channels < 0:
             raise ValueError(f"decoded_channels={decoded_channels}: it must be >= 0")
         super().__init__(
             image_shape,
             num_classes,
-            bidirectional=False,
+            bidirectional=source_level,
             latent_size=0,
             mapping_layers=0,
             out_channels=1 + decoded_channels,
             **options,
         )
-        self.decoded_channels = decoded_channels
+        self.decoded_channels, self.source_level = decoded_channels, source_level
 
-    def forward(  # type: ignore[override]  # neither a second level nor a latent
-        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None
+    def forward(  # type: ignore[override]  # no latent
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_source: Tensor | None = None
     ) -> Tensor:
-        """x (B, C, H, W) with unit variance, c_noise and label (B,) -> logits (B, H, W)."""
-        return self.decode(x, c_noise, label)[0]
+        """x (B, C, H, W) with unit variance, c_noise, label and c_source (B,) -> logits (B, H, W)."""
+        return self.decode(x, c_noise, label, c_source)[0]
 
-    def decode(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def decode(
+        self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_source: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As forward -> logits (B, H, W) and the decoded image (B, decoded_channels, H, W)."""
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernels have no second derivative, which R1 needs
-            out = super().forward(x, c_noise, label)
+            out = super().forward(x, c_noise, label, c_source)
         return out[:, 0], out[:, 1:]
 
     def load_generator(self, state: Mapping[str, Tensor]) -> None:
@@ -63,4 +72,4 @@ class UNetDiscriminator(UNet):
         Raises:
             ValueError: keys or shapes differ.
         """
-        load_parts(self, state, "generator's", own=("conv_out.",), other=("embedding.mapping.",))
+        load_parts(self, state, "generator's", own=("conv_out.", *SECOND_LEVEL), other=("conv_out.", "embedding.mapping."))

@@ -197,6 +197,22 @@ def test_weights_that_do_not_fit_are_refused(kind):
         network.load_generator(small(base, num_classes=10, bidirectional=True).state_dict())
 
 
+@each
+def test_the_source_level_has_no_effect_at_first_and_then_one(kind):
+    network, (x, c, label) = perturbed(critic(kind, source_level=True)), given()
+    network.embedding.reset_join()
+    other = c + torch.linspace(0.5, 1, len(c))
+    with torch.no_grad():
+        assert torch.equal(network(x, c, label, c), network(x, c, label, other))
+        network.embedding.join.weight.normal_()
+        assert (network(x, c, label, c) - network(x, c, label, other)).abs().max() > 1e-3
+    assert network.source_level and not critic(kind).source_level
+    with pytest.raises(ValueError, match="needs c_target"):
+        network(x, c, label)
+    with pytest.raises(ValueError, match="takes no c_target"):
+        critic(kind)(x, c, label, c)
+
+
 def test_encoder_has_no_way_up():
     names = {name.split(".")[0] for name in critic(UNetEncoderDiscriminator).state_dict()}
     assert names == {"embedding", "conv_in", "down", "middle", "head_norm", "head"}

@@ -6,8 +6,19 @@ import pytest
 import torch
 from oracles import GaussianFlow, gaussian_data
 
+from diffusion.grids import CosineGrid
 from diffusion.rng import ImageNoise
-from diffusion.samplers import add_initial_noise, ancestral, invert, levels_for, mixed, multistep, zigzag
+from diffusion.samplers import (
+    add_initial_noise,
+    ancestral,
+    image_to_image,
+    invert,
+    levels_for,
+    mixed,
+    multistep,
+    strength_level,
+    zigzag,
+)
 
 S, EPS, TOP = 0.5, 0.002, 80.0
 SHAPE = (1, 2, 2)
@@ -114,6 +125,43 @@ def test_multistep_adds_noise_up_to_each_level():
     assert flow.sigmas == [TOP, 1.5, EPS] and len(noise.drawn) == 2
 
 
+@pytest.mark.parametrize("levels", [(TOP,), (0.3,), (5.0, 0.3), (5.0, 1.0, 0.3)])
+def test_image_to_image_is_multistep_from_a_noised_image(levels):
+    """One evaluation a level; from the first, what the exact map makes of the noised images; clean images are at level
+    0, and what the model makes of them at eps, so that the first noise is t and the others sqrt(t^2 - eps^2)."""
+    noise, flow, x0 = Noise(), Counted(FLOW), gaussian_data(3, S)
+    result = image_to_image(flow, x0, levels, noise, sigma_min=EPS)
+    x = FLOW(x0 + levels[0] * noise.drawn[0], levels[0])
+    for level, drawn in zip(levels[1:], noise.drawn[1:], strict=True):
+        x = FLOW(x + math.sqrt(level**2 - EPS**2) * drawn, level)
+    torch.testing.assert_close(result, x, rtol=1e-12, atol=0)
+    assert flow.sigmas == list(levels)
+
+
+@pytest.mark.parametrize("levels", [(TOP,), (0.5,), (10.0, 0.821, 0.05)])
+def test_image_to_image_makes_data_of_data(levels):
+    """Of data with variance s^2 come data with variance s^2 (at eps: s^2 + eps^2); and of the input is left, in one
+    evaluation, its share of the variance at t."""
+    noise, eps = UnitNoise(), 0.04
+    result = image_to_image(GaussianFlow(S, eps), S * noise(), levels, noise, sigma_min=eps)
+    assert result.square().sum().item() == pytest.approx(S**2 + eps**2, rel=1e-12)
+    if len(levels) == 1:
+        kept = result[..., 0].square().item() / (S**2 + eps**2)
+        assert kept == pytest.approx(S**2 / (S**2 + levels[0] ** 2), rel=1e-12)
+
+
+def test_a_strength_is_a_share_of_the_cosine_time():
+    time = CosineGrid()
+    low, high = (time(torch.tensor(level, dtype=torch.float64)).item() for level in (EPS, TOP))
+    for strength in (1e-6, 0.25, 0.5, 0.9, 1 - 1e-9):
+        level = strength_level(strength, EPS, TOP)
+        assert EPS < level < TOP
+        share = (time(torch.tensor(level, dtype=torch.float64)).item() - low) / (high - low)
+        assert share == pytest.approx(strength, rel=1e-6)
+    assert strength_level(1.0, EPS, TOP) == TOP
+    assert strength_level(0.5, EPS, TOP) == pytest.approx(time.levels(3, EPS, TOP)[1])
+
+
 @pytest.mark.parametrize(
     "sample",
     [
@@ -122,8 +170,9 @@ def test_multistep_adds_noise_up_to_each_level():
         lambda d, x, noise, label: zigzag(d, x, ((0.1, 1.0),), noise, label),
         lambda d, x, noise, label: mixed(d, x, (TOP, EPS), ((0.1, 1.0),), noise, label),
         lambda d, x, noise, label: invert(d, x, (0.07, TOP), label),
+        lambda d, x, noise, label: image_to_image(d, x, (1.0, 0.3), noise, label),
     ],
-    ids=["multistep", "ancestral", "zigzag", "mixed", "invert"],
+    ids=["multistep", "ancestral", "zigzag", "mixed", "invert", "image_to_image"],
 )
 def test_labels_and_a_batch_of_one(sample):
     """Labels reach every evaluation; an image alone gives what it gives in a batch."""
@@ -152,6 +201,12 @@ def test_the_schedule_of_so_many_evaluations():
         (lambda x, noise: invert(FLOW, x, (0.0, 80.0)), "> 0"),
         (lambda x, noise: invert(FLOW, x, ()), r"sigmas=\[\]: .* ascending"),
         (lambda x, noise: zigzag(FLOW, x, ((1.2, 0.1),), noise), "ascending"),
+        (lambda x, noise: image_to_image(FLOW, x, (), noise), r"sigmas=\[\]: .* descending"),
+        (lambda x, noise: image_to_image(FLOW, x, (0.3, 1.0), noise), "descending"),
+        (lambda x, noise: image_to_image(FLOW, x, (1.0, 0.001), noise), "sigma_min=0.002"),
+        (lambda x, noise: strength_level(0.0, EPS, TOP), "strength=0.0"),
+        (lambda x, noise: strength_level(float("nan"), EPS, TOP), "strength=nan"),
+        (lambda x, noise: strength_level(1.1, EPS, TOP), "strength=1.1"),
         (lambda x, noise: levels_for([(80.0,), (80.0, 1.0)], 3), r"steps=3: this model has schedules for \[1, 2\]"),
     ],
 )
