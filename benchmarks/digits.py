@@ -55,13 +55,15 @@ class Method:
     config: str
     evaluations: tuple[int, ...]
     options: tuple[str, ...] = ()
+    starts: tuple[str, ...] = ()
+    """Options that are given the teacher's checkpoint, for a method that may start from it and need not."""
 
 
 TEACHER = Method("diffusion", "diffusion", ())
 METHODS = (
-    Method("CT", "ct", (1, 2)),
-    Method("BCM", "bcm", (1, 2)),
-    Method("CD", "cd", (1, 2)),
+    Method("CT", "ct", (1, 2, 4)),
+    Method("BCM", "bcm", (1, 2, 4)),
+    Method("CD", "cd", (1, 2, 4)),
     Method("CTM", "ctm", (1, 2)),
     Method("PD to 1", "pd", (1,)),
     Method("PD to 2", "pd", (2,), ("--model.init_args.end_steps=2",)),
@@ -69,6 +71,10 @@ METHODS = (
     Method("1-RF", "rectified_flow", (1, 2)),
     Method("2-RF", "reflow", (1, 2)),
     Method("2-RF, distilled", "rf_distill", (1,)),
+    Method("UFOGen", "ufogen", (1, 4)),
+    Method("UFOGen from diffusion", "ufogen", (1, 4), starts=("init_from",)),
+    Method("SIDDM", "siddm", (1, 4)),
+    Method("DDGAN", "ddgan", (1, 4)),
 )
 
 
@@ -98,6 +104,7 @@ def train(root: Path, method: Method, images: int | None, runs: dict[str, Path])
         args = ["fit", "--config", str(CONFIGS / f"{method.config}.yaml"), *method.options]
         if "teacher" in settings:
             args.append(f"--model.init_args.teacher={runs[Path(settings['teacher']).parts[1]]}")
+        args += [f"--model.init_args.{name}={runs[TEACHER.config]}" for name in method.starts]
         if "pairs" in settings and "cache" in settings["pairs"]["init_args"]:
             args.append(f"--model.init_args.pairs.init_args.cache={root / 'pairs'}")
         if images:

@@ -58,9 +58,9 @@ def parser() -> "OneLineParser":
     start.add_argument("--strength", type=strength, help="how far up to go: 1 is pure noise, 0.5 the level halfway in "
                        "the cosine schedule's time")  # fmt: skip
     start.add_argument("--level", type=float, help="the noise level itself, in the place of a strength")
-    p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds of "
-                   "their noise (default: 0-15); with --input the seeds alone, one for each image, or any number for a "
-                   "single image (default: 0, 1, ...)")  # fmt: skip
+    p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds "
+                   "of their noise (default: 0-15); with --input the seeds alone, one per image, or several of one "
+                   "image (default: 0, 1, ...)")  # fmt: skip
     p.add_argument("--steps", type=positive, default=1, help="network evaluations, from the level down (default: 1)")
     p.add_argument("--class", dest="label", type=int, help="the class to make of all images (default: their own)")
     p.add_argument("--out", type=Path, default=Path("edits"), help="folder to write to (default: edits)")

@@ -3,12 +3,13 @@
 from datamodules.digits import DigitsDataModule
 from datamodules.encoded import Limits
 from datamodules.images import ImageDataModule
-from datamodules.toy import Checkerboard, Gaussian, GaussianMixture, ToyDataModule, TwoMoons
+from datamodules.toy import Checkerboard, Gaussian, GaussianGrid, GaussianMixture, ToyDataModule, TwoMoons
 
 __all__ = [
     "Checkerboard",
     "DigitsDataModule",
     "Gaussian",
+    "GaussianGrid",
     "GaussianMixture",
     "ImageDataModule",
     "Limits",

@@ -236,7 +236,7 @@ class ApproximatePenalty:
 
     First order only, so it works in half precision and through compiled networks (APT, Lin et al. 2025, arXiv
     2501.08316, weight 100, sigma 0.01 on images). For small sigma it is weight sigma^2 ||dD/dx||^2 in expectation: R1
-    with gamma = 2 weight sigma^2.
+    with gamma = 2 weight sigma^2. Of a critic with a logit for every place, the square is the mean of theirs.
 
     Args:
         weight: >= 0.

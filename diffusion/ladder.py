@@ -26,10 +26,9 @@ class Rungs(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def _levels(grid: Grid, n: int, sigma_min: float, sigma_max: float, device: torch.device) -> Tensor:
-    """The n + 1 ascending levels, float64, kept on the device between steps."""
-    falling = grid.levels(n + 1, sigma_min, sigma_max)
-    return torch.tensor(falling[::-1], dtype=torch.float64, device=device)
+def _kept(levels: tuple[float, ...], device: torch.device) -> Tensor:
+    """The levels, float64, kept on the device between steps."""
+    return torch.tensor(levels, dtype=torch.float64, device=device)
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,8 @@ class Ladder:
 
     def levels(self, sigma_min: float, sigma_max: float, device: torch.device | str = "cpu") -> Tensor:
         """All T k + 1 levels, ascending, float64; not to be changed in place."""
-        return _levels(self.grid, self.steps * self.substeps, sigma_min, sigma_max, torch.device(device))
+        falling = self.grid.levels(self.steps * self.substeps + 1, sigma_min, sigma_max)
+        return _kept(tuple(falling[::-1]), torch.device(device))
 
     def draw(self, u: Tensor, sigma_min: float, sigma_max: float) -> Rungs:
         """t uniform among all levels but the lowest, by u (B,)."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from datamodules.toy import Checkerboard, Gaussian, GaussianMixture, ToyDataModule, TwoMoons
+from datamodules.toy import Checkerboard, Gaussian, GaussianGrid, GaussianMixture, ToyDataModule, TwoMoons
 
 N = 200_000
 
@@ -37,6 +37,16 @@ def test_mixture_lies_around_its_modes() -> None:
     assert ((torch.bincount(mode) / N - 1 / 5).abs() < 5 * (0.16 / N) ** 0.5).all()
 
 
+def test_grid_lies_around_its_points() -> None:
+    grid = GaussianGrid(side=3, extent=0.9, std=0.02)
+    x = points(grid)
+    variance = 0.9**2 * 2 / 3 + 0.02**2
+    check_moments(x, (0, 0), [[variance, 0], [0, variance]])
+    distance, mode = torch.cdist(x, grid.means.double()).min(dim=1)
+    assert distance.max() < 0.02 * 6
+    assert ((torch.bincount(mode) / N - 1 / 9).abs() < 5 * (8 / 81 / N) ** 0.5).all()
+
+
 def test_checkerboard_is_uniform_on_the_dark_fields() -> None:
     x = points(Checkerboard(cells=4, extent=0.9))
     assert x.abs().max() <= 0.9
@@ -64,7 +74,7 @@ def test_moons_are_two_half_circles() -> None:
     check_moments(points(TwoMoons(radius=1.0, std=0.1)), (0, 0), [[xx + 0.01, xy], [xy, yy + 0.01]])
 
 
-@pytest.mark.parametrize("distribution", [Gaussian(), GaussianMixture(), Checkerboard(), TwoMoons()])
+@pytest.mark.parametrize("distribution", [Gaussian(), GaussianGrid(), GaussianMixture(), Checkerboard(), TwoMoons()])
 def test_datamodule_of_points(distribution: object) -> None:
     data = ToyDataModule(distribution, n=300, n_test=200, batch_size=64)
     assert (data.image_shape, data.num_classes) == ((2, 1, 1), 0)
@@ -84,6 +94,8 @@ def test_datamodule_of_points(distribution: object) -> None:
     [
         (lambda: Gaussian(std=0.0), "std=0.0"),
         (lambda: GaussianMixture(modes=0), "modes=0"),
+        (lambda: GaussianGrid(side=1), "side=1"),
+        (lambda: GaussianGrid(std=0.0), "std=0.0"),
         (lambda: Checkerboard(cells=3), "cells=3"),
         (lambda: TwoMoons(radius=-1.0), "radius=-1.0"),
         (lambda: ToyDataModule(Gaussian(), n=0), "n=0"),
