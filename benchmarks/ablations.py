@@ -90,9 +90,7 @@ def table(rows: Sequence[dict[str, Any]], images: int) -> Any:
         cells = []
         for steps in STEPS:
             here = [r for r in rows if (r["variant"], r["steps"]) == (name, steps)]
-            fd, recall, read = (
-                [r[key] for r in here] for key in ("fd_digits", "recall_digits", "confident_digits")
-            )
+            fd, recall, read = ([r[key] for r in here] for key in ("fd_digits", "recall_digits", "confident_digits"))
             cells += [f"{statistics.median(fd):.3f}", " ".join(f"{value:.2f}" for value in fd)]
             cells += [f"{statistics.median(recall):.2f}", f"{statistics.median(read):.1%}"]
         shown.add_row(name, *cells)

@@ -28,6 +28,8 @@ class MLP(nn.Module):
         latent_size: numbers in the latent of a generator; 0 for none.
         mapping_layers: of the latent's mapping network, after its first.
         out_channels: of the output; None for those of the input.
+        input_frequencies: k > 0: beside each coordinate its sines and cosines at pi, 2 pi, ... 2^(k-1) pi, so that points
+            which lie close to each other are told apart (Tancik et al. 2020, arXiv 2006.10739, sec. 6.1).
 
     Raises:
         ValueError: an argument outside these ranges.
@@ -48,6 +50,7 @@ class MLP(nn.Module):
         latent_size: int = 0,
         mapping_layers: int = 4,
         out_channels: int | None = None,
+        input_frequencies: int = 0,
     ):
         super().__init__()
         channels, *sides = image_shape
@@ -57,7 +60,9 @@ class MLP(nn.Module):
                 raise ValueError(f"{name}={count}: it must be at least 1")
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: it must be in [0, 1)")
-        self.latent_size = latent_size
+        if input_frequencies < 0:
+            raise ValueError(f"input_frequencies={input_frequencies}: it must be >= 0")
+        self.latent_size, self.input_frequencies = latent_size, input_frequencies
         self.embedding = LevelEmbedding(
             embedding_channels,
             2 * embedding_channels,
@@ -69,7 +74,7 @@ class MLP(nn.Module):
             mapping_layers=mapping_layers,
         )
         self.modulate = nn.Linear(2 * embedding_channels, 2 * depth * width)
-        self.layer_in = nn.Linear(math.prod(image_shape), width)
+        self.layer_in = nn.Linear(math.prod(image_shape) * (1 + 2 * input_frequencies), width)
         self.first = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.second = nn.ModuleList(zeroed(nn.Linear(width, width)) for _ in range(depth))
         self.dropout = nn.Dropout(dropout)
@@ -91,7 +96,11 @@ class MLP(nn.Module):
     def encode(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Images (B, C, H, W) and level embeddings (B, E) after their SiLU -> what the last layer sees (B, width)."""
         modulation = self.modulate(embedding).chunk(2 * len(self.first), dim=1)
-        h = self.layer_in(x.flatten(1))
+        h = x.flatten(1)
+        if self.input_frequencies:
+            angles = torch.cat([2**k * math.pi * h for k in range(self.input_frequencies)], dim=1)
+            h = torch.cat([h, angles.sin(), angles.cos()], dim=1)
+        h = self.layer_in(h)
         for first, second, scale, shift in zip(self.first, self.second, modulation[::2], modulation[1::2], strict=True):
             normed = torch.addcmul(shift, F.layer_norm(h, h.shape[1:]), scale + 1)
             h = h + second(self.dropout(F.silu(first(normed))))

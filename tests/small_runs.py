@@ -31,7 +31,10 @@ def adversarial(decoded: int = 0, **options: Any) -> dict[str, Any]:
     """Two players of different optimizers; every second step of the discriminator pays a penalty."""
     penalty = {"gamma": 0.1, "fake": True, "interval": 2}
     return {
-        "discriminator": {"class_path": "networks.MLPDiscriminator", "init_args": {**SMALL, "decoded_channels": decoded}},
+        "discriminator": {
+            "class_path": "networks.MLPDiscriminator",
+            "init_args": {**SMALL, "decoded_channels": decoded},
+        },
         "penalty": {"class_path": "diffusion.adversarial.GradientPenalty", "init_args": penalty},
         "generator_player": {"optimizer": ADAM, "clip_norm": 1.0},
         "discriminator_player": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 1e-2}}},

@@ -26,6 +26,8 @@ def shrunk(name, images):
     options = []
     if "cifar10" in name or "imagenet64" in name:
         options += ["--model.init_args.network.init_args.channels=32"]
+        if "discriminator" in yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"]:
+            options += ["--model.init_args.discriminator.init_args.channels=32"]
     if "imagenet64" in name:
         options += [f"--model.init_args.network.init_args.{o}" for o in ("num_blocks=1", "channels_per_head=32")]
     if "CachedPairs" in (CONFIGS / name).read_text():
@@ -56,13 +58,15 @@ def data_options(name, images):
 
 @pytest.fixture(scope="module")
 def teacher_of(images, tmp_path_factory):
-    """The options of a config that name a teacher: the one that the config in its path makes, after a step."""
+    """The options of a config that name a model: the one that the config in its path makes, after a step."""
     root, made = tmp_path_factory.mktemp("teachers"), {}
 
     def options(name):
-        path = yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"].get("teacher")
-        if path is None:
+        settings = yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"]
+        keys = [key for key in ("teacher", "init_from", "discriminator_init_from") if key in settings]
+        if not keys:
             return []
+        path = settings[keys[0]]
         maker = f"{Path(path).parts[1]}.yaml"
         if maker not in made:
             quick = ["--data.init_args.batch_size=2", "--model.init_args.total_images=2"]
@@ -70,7 +74,7 @@ def teacher_of(images, tmp_path_factory):
             given = [*small, *shrunk(maker, images), *data_options(maker, images), *options(maker)]
             assert main(["fit", "--config", str(CONFIGS / maker), *given, f"--trainer.default_root_dir={root}"]) == 0
             (made[maker],) = root.glob(f"{maker[:-5]}/000/checkpoints/last.ckpt")
-        return [f"--model.init_args.teacher={made[maker]}"]
+        return [f"--model.init_args.{key}={made[maker]}" for key in keys]
 
     return options
 
@@ -79,6 +83,7 @@ def test_there_are_the_configs_of_the_readme():
     promised = {"bcm.yaml", "bcm_digits_long.yaml", "bcm_mnist.yaml", "bcm_cifar10.yaml", "bcm_imagenet64.yaml"}
     promised |= {"cd.yaml", "cd_cifar10.yaml", "cd_imagenet64.yaml", "pd.yaml", "kd.yaml", "ctm.yaml"}
     promised |= {"rectified_flow.yaml", "reflow.yaml", "rf_distill.yaml"}
+    promised |= {f"{m}{data}.yaml" for m in ("ufogen", "siddm", "ddgan") for data in ("", "_mnist", "_cifar10")}
     assert promised | {"ct.yaml", "diffusion.yaml"} <= set(RUNS)
 
 

@@ -100,7 +100,10 @@ def test_cadence_accumulation_and_lazy_penalty():
     for batch in range(12):
         before = weights(module.denoiser), weights(module.critic)
         output = game_step(module, images(), None)
-        moved = [not torch.equal(a, b) for a, b in zip(before, (weights(module.denoiser), weights(module.critic)), strict=True)]
+        moved = [
+            not torch.equal(a, b)
+            for a, b in zip(before, (weights(module.denoiser), weights(module.critic)), strict=True)
+        ]
         seen.append((*moved, bool(output["judged_terms"]["penalty"].isfinite().all())))
         assert holds_gradients(module) == (batch % 3 != 2)
         module.images_seen += 6
