@@ -39,23 +39,23 @@ from lightning_modules.players import Player
 from networks import MLP, MLPDiscriminator
 
 GRID = GaussianGrid()
-SIZE = {"width": 128, "depth": 3, "embedding_channels": 64}
+SIZE = {"width": 64, "depth": 2, "embedding_channels": 32}
 STEPS = (1, 4)
 COVERED = 0.002
 """Share of the samples that must lie near a mode."""
 
 
-def shared(images: int, seed: int, latent: int = 0, **discriminator: Any) -> dict[str, Any]:
-    """What all methods share: networks, optimizers, loss and penalty."""
+def shared(images: int, seed: int, gamma: float = 0.1, latent: int = 0, **discriminator: Any) -> dict[str, Any]:
+    """What all methods share: networks, optimizers and loss; the penalty's weight is each method's own."""
     adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.99), fused=True)
     player = Player(adam, CosineDecay(warmup=0.01, final=0.02))
     return {
-        "network": partial(MLP, **SIZE, latent_size=latent),
-        "discriminator": partial(MLPDiscriminator, **SIZE, **discriminator),
+        "network": partial(MLP, **SIZE, input_frequencies=2, latent_size=latent),
+        "discriminator": partial(MLPDiscriminator, **SIZE, input_frequencies=3, **discriminator),
         "image_shape": ToyDataModule.image_shape,
         "total_images": images,
         "gan_loss": Relativistic(),
-        "penalty": GradientPenalty(0.02, fake=True, interval=4),
+        "penalty": GradientPenalty(gamma, fake=True, interval=8),
         "generator_player": player,
         "discriminator_player": player,
         "sigma_data": 0.7,
@@ -76,7 +76,7 @@ def siddm(images: int, seed: int) -> SIDDMModule:
 
 def ddgan(images: int, seed: int) -> DDGANModule:
     """With a latent and a discriminator of pairs."""
-    return DDGANModule(**shared(images, seed, latent=2))
+    return DDGANModule(**shared(images, seed, gamma=0.01, latent=2))
 
 
 def gan(images: int, seed: int) -> UFOGenModule:
@@ -170,8 +170,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--images", type=int, default=1_000_000, help="training points of every run")
-    parser.add_argument("--batch-size", type=int, default=256, help="points per step")
+    parser.add_argument("--images", type=int, default=900_000, help="training points of every run")
+    parser.add_argument("--batch-size", type=int, default=64, help="points per step")
     parser.add_argument("--points", type=int, default=10_000, help="samples that are scored")
     parser.add_argument("--json", type=Path, help="write the results here as well")
     parser.add_argument("--figure", type=Path, help="draw the first seed's samples here")

@@ -30,6 +30,9 @@ class RunReport(Callback):
             parameters = sum(p.numel() for p in network.parameters())
             print(f"device:   {describe_device(trainer)}, precision {trainer.precision}")
             print(f"network:  {type(network).__name__}, {parameters:,} parameters, in {type(pl_module).__name__}")
+            if hasattr(pl_module, "critic"):
+                judge = pl_module.critic.network
+                print(f"against:  {type(judge).__name__}, {sum(p.numel() for p in judge.parameters()):,} parameters")
             print(f"run:      {self.directory or 'nothing is kept'}", flush=True)
 
     def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:

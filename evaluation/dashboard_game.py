@@ -1,6 +1,7 @@
 """How a game of two networks goes, and a warning where it goes wrong."""
 
 from collections import deque
+from inspect import signature
 from typing import Any
 
 import torch
@@ -29,8 +30,8 @@ class GameWatch(Callback):
 
     Distances are between images of the same class where the model is told classes, Euclidean in pixels, so 1 is as
     diverse as the data and 0 is one image. Loss, logits, sign accuracy, penalty and gradients by level are curves of
-    `TrainingCurves`. A warning is given when one-step samples have collapsed. Only the first process draws, from
-    generators of its own, so that a run is the same with and without.
+    `TrainingCurves`. A warning is given when the samples with the method's own number of evaluations have collapsed.
+    Only the first process draws, from generators of its own, so that a run is the same with and without.
 
     Args:
         every_n_images: images between two looks; by default a 20th of the run, at most 1,000,000.
@@ -151,14 +152,15 @@ class GameWatch(Callback):
         return tagged
 
     def _warn(self, pl_module: Method, found: dict[str, float]) -> None:
-        diversity = found.get("val/diversity_1_evaluation")
+        name = evaluations(signature(pl_module.sample).parameters["steps"].default)  # of what it is made for
+        diversity = found.get(f"val/diversity_{name}")
         if diversity is None or pl_module.images_seen < pl_module.total_images / 4:
             return
         if diversity >= self.collapse:
             self.warned = False
         elif not self.warned:
             self.warned = True
-            rank_zero_warn(collapse_text(diversity, found.get("val/classes_1_evaluation"), self._accuracy()))
+            rank_zero_warn(collapse_text(name, diversity, found.get(f"val/classes_{name}"), self._accuracy()))
 
     def _accuracy(self) -> float:
         """Share of pairs that the discriminator tells apart, in the last batches; NaN if it played in none."""
@@ -175,7 +177,7 @@ def mean_distance(x: Tensor, label: Tensor | None = None) -> float:
     return float(torch.cdist(flat, flat)[pairs].mean()) if pairs.any() else 0.0
 
 
-def collapse_text(diversity: float, classes: float | None, accuracy: float) -> str:
+def collapse_text(name: str, diversity: float, classes: float | None, accuracy: float) -> str:
     """A warning in one line: what was seen, and what to try."""
     read = "" if classes is None else f", {classes:.0f} classes are read in them"
     remedy = "a smaller batch, or a lower learning rate of the generator"
@@ -184,7 +186,7 @@ def collapse_text(diversity: float, classes: float | None, accuracy: float) -> s
     elif accuracy < 0.55:
         remedy = "a smaller gamma of the penalty, or a higher learning rate of the discriminator"
     return (
-        f"One-step samples have collapsed: the mean distance between two is {diversity:.2f} of the data's{read}, and "
-        f"the discriminator tells {accuracy:.0%} of the pairs apart. Try {remedy}; judged: AnyLevelBelow with a "
+        f"Samples of {name.replace('_', ' ')} have collapsed: the mean distance between two is {diversity:.2f} of the "
+        f"data's{read}, and the discriminator tells {accuracy:.0%} of the pairs apart. Try {remedy}; judged: AnyLevelBelow with a "
         f"discriminator that is told the source (source_level: true); or a latent of the generator (latent_size)."
     )

@@ -190,6 +190,12 @@ class Game(Callback):
     before), and keeps the counts in the checkpoint.
     """
 
+    def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
+        if stage == "fit" and trainer.precision == "16-mixed":
+            raise ValueError(
+                "precision=16-mixed: two networks that train against each other need the range of bf16-mixed or 32-true"
+            )
+
     def on_fit_start(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.ckpt_path is not None:  # not known before: `setup` is too early
             return

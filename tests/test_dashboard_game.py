@@ -69,11 +69,11 @@ def test_a_run_is_the_same_with_and_without(tmp_path: Path) -> None:
 
 def test_collapse_is_told_once(tmp_path: Path) -> None:
     """A generator that starts at one image; what is more diverse than the data is not told."""
-    with pytest.warns(UserWarning, match="One-step samples have collapsed: .* Try ") as told:
+    with pytest.warns(UserWarning, match=r"Samples of 1 evaluation have collapsed: .* Try ") as told:
         fit(tmp_path / "a", ufogen(), GameWatch(BATCH, samples=10, collapse=0.9))
     assert sum("collapsed" in str(w.message) for w in told) == 1
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="One-step samples")
+        warnings.filterwarnings("error", message="Samples of 1")
         fit(tmp_path / "b", ufogen(), GameWatch(BATCH, samples=10, collapse=0.0))
 
 
@@ -81,9 +81,9 @@ def test_collapse_is_told_once(tmp_path: Path) -> None:
     ("accuracy", "remedy"), [(0.97, "larger gamma"), (0.5, "smaller gamma"), (0.7, "lower learning rate")]
 )
 def test_what_to_try_depends_on_who_wins(accuracy, remedy) -> None:
-    text = collapse_text(0.21, 3.0, accuracy)
+    text = collapse_text("1_evaluation", 0.21, 3.0, accuracy)
     assert remedy in text and "0.21" in text and "3 classes" in text and "\n" not in text
-    assert "classes are read" not in collapse_text(0.2, None, accuracy)
+    assert "classes are read" not in collapse_text("4_evaluations", 0.2, None, accuracy)
 
 
 def test_mean_distance_is_within_classes() -> None:

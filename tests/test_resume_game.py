@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,6 +12,8 @@ from small_runs import ADVERSARIAL, MODULES, config, fit
 from test_resume import DECAY, assert_same_training_state, middle_and_last, resumed_from
 
 from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.players import Game
+from main import main
 
 ROOT = Path(__file__).parents[1]
 KILLED = """
@@ -74,3 +77,27 @@ def test_starts_from_a_diffusion_model(teacher, tmp_path):
     middle, last = middle_and_last(fit(tmp_path, content))
     start.unlink()
     assert_same_training_state(resumed_from(middle, tmp_path), last)
+
+
+def test_half_precision_is_refused():
+    """Without a GPU Lightning itself would say so; the range of float16 is too small for a game."""
+    with pytest.raises(ValueError, match=r"precision=16-mixed: .*bf16-mixed"):
+        Game().setup(SimpleNamespace(precision="16-mixed"), None, "fit")
+
+
+def test_a_start_says_who_plays_against_whom(tmp_path, capsys):
+    fit(tmp_path, config("SIDDMModule", images=64))
+    said = capsys.readouterr().out
+    assert "in SIDDMModule\nagainst:  MLPDiscriminator, " in said
+
+
+def test_a_discriminator_that_cannot_start_from_a_diffusion_model_is_told(teacher, tmp_path, capsys):
+    content = config("UFOGenModule", images=64, discriminator_init_from=teacher)
+    content["model"]["init_args"]["discriminator"] = {
+        "class_path": "networks.ConvDiscriminator",
+        "init_args": {"channels": 4, "channel_mult": [1, 1]},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(content))
+    options = ["--config", str(tmp_path / "run.yaml"), f"--trainer.default_root_dir={tmp_path}/runs"]
+    assert main(["fit", *options]) == 2
+    assert "a ConvDiscriminator holds no network of a diffusion model" in capsys.readouterr().err
