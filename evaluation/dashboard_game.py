@@ -187,6 +187,7 @@ def collapse_text(name: str, diversity: float, classes: float | None, accuracy: 
         remedy = "a smaller gamma of the penalty, or a higher learning rate of the discriminator"
     return (
         f"Samples of {name.replace('_', ' ')} have collapsed: the mean distance between two is {diversity:.2f} of the "
-        f"data's{read}, and the discriminator tells {accuracy:.0%} of the pairs apart. Try {remedy}; judged: AnyLevelBelow with a "
-        f"discriminator that is told the source (source_level: true); or a latent of the generator (latent_size)."
+        f"data's{read}, and the discriminator tells {accuracy:.0%} of the pairs apart. Try {remedy}; judged: "
+        f"AnyLevelBelow with a discriminator that is told the source (source_level: true); or a latent of the "
+        f"generator (latent_size)."
     )
