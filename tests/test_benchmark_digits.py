@@ -30,11 +30,11 @@ def test_a_row_for_every_sampler_and_budget_and_for_every_method(compared, capsy
     root, _ = compared
     result = json.loads((root / "digits.json").read_text())
     rows = [(row["name"], row["nfe"]) for row in result["rows"]]
-    assert len(rows) == 4 * len(digits.SAMPLERS) + 2
+    assert len(rows) == 4 * len(digits.SAMPLERS) + 3
     assert all(nfe == row["steps"] for (_, nfe), row in zip(rows, result["rows"], strict=True))
     assert {nfe for name, nfe in rows if name == "Heun"} == {5, 9, 17, 35}
     assert {nfe for name, nfe in rows if name == "3-DEIS"} == {5, 10, 18, 35}
-    assert rows[-2:] == [("CD", 1), ("CD", 2)]
+    assert rows[-3:] == [("CD", 1), ("CD", 2), ("CD", 4)]
     assert {row["images_seen"] for row in result["rows"]} == {512}  # a step of the configs' batch
     assert all(row["fd_digits"] > 0 and row["seconds_per_image"] > 0 for row in result["rows"])
     assert (root / "digits.png").stat().st_size > 1000
