@@ -59,6 +59,8 @@ class Method:
     """Options that are given the teacher's checkpoint, for a method that may start from it and need not."""
 
 
+EQUAL = ("--model.init_args.total_images=600000",)
+"""As many training images as the other methods have by their configs."""
 TEACHER = Method("diffusion", "diffusion", ())
 METHODS = (
     Method("CT", "ct", (1, 2, 4)),
@@ -71,10 +73,16 @@ METHODS = (
     Method("1-RF", "rectified_flow", (1, 2)),
     Method("2-RF", "reflow", (1, 2)),
     Method("2-RF, distilled", "rf_distill", (1,)),
-    Method("UFOGen", "ufogen", (1, 4)),
-    Method("UFOGen from diffusion", "ufogen", (1, 4), starts=("init_from",)),
-    Method("SIDDM", "siddm", (1, 4)),
-    Method("DDGAN", "ddgan", (1, 4)),
+    Method("UFOGen", "ufogen", (1, 4), EQUAL),
+    Method(
+        "UFOGen from diffusion",
+        "ufogen",
+        (1, 4),
+        (*EQUAL, "--model.init_args.discriminator.init_args.width=512"),  # to hold the diffusion model's network
+        starts=("init_from", "discriminator_init_from"),
+    ),
+    Method("SIDDM", "siddm", (1, 4), EQUAL),
+    Method("DDGAN", "ddgan", (1, 4), EQUAL),
 )
 
 
