@@ -100,6 +100,11 @@ def level_range(module: Any) -> tuple[float, float]:
             f"a {type(module).__name__} has no levels to choose: consistency models have (CTModule, CDModule, "
             f"CTMModule: schedules; BCMModule: plans)"
         )
+    if hasattr(module, "ladder") and module.ladder.substeps == 1:
+        raise UsageError(
+            f"a {type(module).__name__} has no levels to choose: it was trained at the rungs of its ladder alone "
+            f"(with ladder.substeps > 1 it learns those between them)"
+        )
     return module.denoiser.sigma_min, module.denoiser.sigma_max
 
 

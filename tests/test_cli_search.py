@@ -10,13 +10,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from methods import ddgan, ufogen
 from small_runs import config, fit
 
 from cli.data import load_data
+from cli.errors import UsageError
 from cli.run_files import read_text, run_config
-from cli.schedule_file import set_levels
+from cli.schedule_file import level_range, set_levels
 from cli.schedule_score import ScheduleScore
 from cli.score_cache import ScoreCache
+from diffusion.ladder import Ladder
 from diffusion.rng import ImageNoise
 from evaluation.generate import to_uint8
 from lightning_modules import load_module
@@ -333,3 +336,11 @@ def test_help(capsys):
     assert "assumes that the score has one minimum" in " ".join(out.split())
     assert main(["test", "--help"]) == 0
     assert "--schedule" in capsys.readouterr().out
+
+
+def test_the_rungs_of_a_ladder_are_no_levels_to_choose():
+    """A generator that was trained at a few levels has nothing to search; one that was trained at all has."""
+    for module in (ufogen(), ddgan()):
+        with pytest.raises(UsageError, match="trained at the rungs of its ladder alone"):
+            level_range(module)
+    assert level_range(ufogen(ladder=Ladder(substeps=250))) == (0.002, 80.0)
