@@ -182,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train, score, print, and write what was asked for."""
     from rich.console import Console
 
-    options, console = parse(argv), Console()
+    options, console = parse(argv), Console(width=100)  # of the table
     torch.set_num_threads(1)
     data_score = score(GRID.sample(options.points, torch.Generator().manual_seed(3)))
     console.print(f"data: {data_score}")
