@@ -142,9 +142,7 @@ class LevelEmbedding(nn.Module):
         """
         if self.bidirectional != (c_target is not None):
             need = "needs" if self.bidirectional else "takes no"
-            raise ValueError(
-                f"this network {need} c_target: it was built with bidirectional={self.bidirectional}"
-            )
+            raise ValueError(f"this network {need} c_target: it was built with bidirectional={self.bidirectional}")
         if bool(self.num_classes) != (label is not None):
             raise ValueError(
                 f"this network was built with num_classes={self.num_classes}: "

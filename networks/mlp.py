@@ -28,8 +28,8 @@ class MLP(nn.Module):
         latent_size: numbers in the latent of a generator; 0 for none.
         mapping_layers: of the latent's mapping network, after its first.
         out_channels: of the output; None for those of the input.
-        input_frequencies: k > 0: beside each coordinate its sines and cosines at pi, 2 pi, ... 2^(k-1) pi, so that points
-            which lie close to each other are told apart (Tancik et al. 2020, arXiv 2006.10739, sec. 6.1).
+        input_frequencies: k > 0: beside each coordinate its sines and cosines at pi, 2 pi, ... 2^(k-1) pi, so that
+            points which lie close to each other are told apart (Tancik et al. 2020, arXiv 2006.10739, sec. 6.1).
 
     Raises:
         ValueError: an argument outside these ranges.

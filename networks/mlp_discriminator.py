@@ -74,4 +74,5 @@ class MLPDiscriminator(MLP):
         Raises:
             ValueError: keys or shapes differ.
         """
-        load_parts(self, state, "generator's", own=("layer_out.", *SECOND_LEVEL), other=("layer_out.", "embedding.mapping."))
+        left_out = ("layer_out.", "embedding.mapping.")
+        load_parts(self, state, "generator's", own=("layer_out.", *SECOND_LEVEL), other=left_out)

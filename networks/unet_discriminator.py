@@ -72,4 +72,5 @@ class UNetDiscriminator(UNet):
         Raises:
             ValueError: keys or shapes differ.
         """
-        load_parts(self, state, "generator's", own=("conv_out.", *SECOND_LEVEL), other=("conv_out.", "embedding.mapping."))
+        left_out = ("conv_out.", "embedding.mapping.")
+        load_parts(self, state, "generator's", own=("conv_out.", *SECOND_LEVEL), other=left_out)

@@ -201,3 +201,19 @@ def test_a_network_is_a_plain_module(kind):
     """`nn.Module` calls methods of its own by name (`_apply`, `_call_impl`); none may be hidden."""
     own = {name for cls in kind.__mro__[: kind.__mro__.index(nn.Module)] for name in vars(cls)}
     assert not {name for name in own & set(vars(nn.Module)) if name.startswith("_") and not name.startswith("__")}
+
+
+def test_input_frequencies_tell_close_points_apart():
+    """Sines and cosines at pi and 2 pi beside each coordinate; points that differ by 2 differ in nothing else."""
+    torch.manual_seed(0)
+    network = MLP((2, 1, 1), width=16, depth=1, embedding_channels=8, input_frequencies=2)
+    seen = []
+    network.layer_in.register_forward_hook(lambda module, args, out: seen.append(args[0]))
+    x = torch.tensor([[0.25, -0.5], [2.25, 1.5]])[:, :, None, None]
+    network(x, torch.zeros(2))
+    a = torch.tensor([0.25, -0.5]) * torch.pi
+    expected = torch.cat([x[0].flatten(), a.sin(), (2 * a).sin(), a.cos(), (2 * a).cos()])
+    torch.testing.assert_close(seen[0][0], expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(seen[0][0, 2:], seen[0][1, 2:], rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="input_frequencies=-1"):
+        MLP((2, 1, 1), input_frequencies=-1)
