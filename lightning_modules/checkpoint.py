@@ -167,22 +167,20 @@ def frozen_denoiser(module: Any) -> Denoiser:
 
 def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
     own = network.state_dict()
+    latent = {key for key in own if ".mapping." in key}  # a diffusion model has none: that part starts anew
     faults = {
-        "it lacks": sorted(set(own) - set(source)),
+        "it lacks": sorted(set(own) - set(source) - latent),
         "it has beside them": sorted(set(source) - set(own)),
         "of another shape": sorted(key for key in set(own) & set(source) if own[key].shape != source[key].shape),
     }
-    latent_only = {key for key in own if ".mapping." in key}  # a diffusion model has no latent: that part starts anew
     said = [f"{fault} {', '.join(keys[:3])}{' ...' * (len(keys) > 3)}" for fault, keys in faults.items() if keys]
     try:
         if any(".target_mlp." in key for key in faults["it lacks"]):
             network.load_unidirectional(source)
-        elif said and not set(own) - set(source) - latent_only and not any(list(faults.values())[1:]):
-            network.load_state_dict(source, strict=False)
         elif said:
             raise ValueError("; ".join(said))
         else:
-            network.load_state_dict(source)
+            network.load_state_dict(source, strict=False)
     except ValueError as error:
         raise CheckpointError(f"the network of {path} does not fit: {error}") from None
 

@@ -21,7 +21,7 @@ switched off or left over, and are averaged over the processes here: DDP's own r
 the network that does not play.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -118,6 +118,13 @@ def game_step(module: Any, x0: Tensor, label: Tensor | None) -> StepOutput:
     return {"loss": loss.mean(), "sigma": draws.t, "terms": terms, "judged": draws.s, "judged_terms": judged}
 
 
+def generator_loss(module: Any, x0: Tensor, label: Tensor | None, position: int | None) -> Tensor:
+    """The generator's loss of each image (B,) at the draws of a step, for `loss`."""
+    draws, label = module.draw(x0, position), label if module.num_classes else None
+    terms = module.generator_terms(x0, module.generate(x0, label, draws), label, draws)
+    return torch.stack(list(terms.values())).sum(0)
+
+
 def penalty_in_float32(
     penalty: Penalty, judge: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, noise: Tensor
 ) -> Tensor:
@@ -171,16 +178,13 @@ def average_gradients(parameters: list[nn.Parameter]) -> None:
 
 def optimizers(module: Any) -> list[torch.optim.Optimizer]:
     """The generator's optimizer and the discriminator's, for `configure_optimizers`."""
-    return list(_optimizers(module))
-
-
-def _optimizers(module: Any) -> Iterator[torch.optim.Optimizer]:
-    players = (module.generator_player, module.denoiser), (module.discriminator_player, module.critic)
-    for player, network in players:
-        built = player.optimizer(network.parameters())
-        for group in built.param_groups:
-            group.setdefault("initial_lr", group["lr"])
-        yield built
+    built = [
+        module.generator_player.optimizer(module.denoiser.parameters()),
+        module.discriminator_player.optimizer(module.critic.parameters()),
+    ]
+    for group in (group for optimizer in built for group in optimizer.param_groups):
+        group.setdefault("initial_lr", group["lr"])
+    return built
 
 
 class Game(Callback):

@@ -39,7 +39,16 @@ from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.samplers import levels_for
 from diffusion.sde_samplers import DDPM
 from diffusion.weightings import EDMWeight, ForwardKL
-from lightning_modules.players import READINGS, Game, Player, Verdict, game_step, optimizers, penalty_in_float32
+from lightning_modules.players import (
+    READINGS,
+    Game,
+    Player,
+    Verdict,
+    game_step,
+    generator_loss,
+    optimizers,
+    penalty_in_float32,
+)
 from lightning_modules.run import StepOutput, check_budget, log_loss, run_callbacks, step_draws
 
 
@@ -180,9 +189,7 @@ class SIDDMModule(LightningModule):
 
     def loss(self, x0: Tensor, label: Tensor | None = None, position: int | None = None) -> Tensor:
         """L_G of each image (B,) at the draws of a step; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
-        draws, label = self.draw(x0, position), label if self.num_classes else None
-        terms = self.generator_terms(x0, self.generate(x0, label, draws), label, draws)
-        return torch.stack(list(terms.values())).sum(0)
+        return generator_loss(self, x0, label, position)
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
         x0, label = batch
