@@ -1,5 +1,6 @@
 """Small runs for the tests of the command line: a network of a few thousand parameters on the embedded digits."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -70,9 +71,9 @@ MODULES: dict[str, dict[str, Any]] = {
 
 
 def config(module: str = "BCMModule", images: int = 512, **init_args: Any) -> dict[str, Any]:
-    """A run of `images` images in batches of 64, three checkpoints on the way."""
+    """A run of `images` images in batches of 64, three checkpoints on the way; the caller may change what it gets."""
     network = {**SMALL, "bidirectional": module in TWO_LEVELS, "latent_size": 4 if module == "DDGANModule" else 0}
-    return {
+    content = {
         "seed_everything": 1,
         "model": {
             "class_path": f"lightning_modules.{module}",
@@ -90,6 +91,7 @@ def config(module: str = "BCMModule", images: int = 512, **init_args: Any) -> di
         "scores": {"steps": [1], "num_images": 20},
         "grids": {"seeds": 4, "steps": [1]},
     }
+    return deepcopy(content)
 
 
 def fit(folder: Path, content: dict[str, Any] | None = None, *options: str, name: str = "small") -> Path:
