@@ -1,17 +1,15 @@
-"""What UFOGen's parts do on the digits: the discriminator's level, the reconstruction's weight, the regulariser.
+"""What UFOGen's parts do on the digits: discriminator's level, reconstruction's weight, regulariser, where it starts.
 
     python -m benchmarks.ablations --json benchmarks/results/ablations.json          docs/results.md
     python -m benchmarks.ablations --variants default previous --seeds 0             a quick look
 
 Every variant is configs/ufogen.yaml with one thing changed, trained as a user does, and scored by its averaged weights
-in one and in four evaluations. It goes on where it was stopped: a finished run is not trained again.
+in one and in four evaluations. The diffusion model that one starts from is that of configs/diffusion.yaml. It goes on
+where it was stopped: a finished run is not trained again.
 """
 
 import argparse
-import json
-import shlex
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.digits import Judged, Method, train
-from benchmarks.timing import commit, machine, rounded
+from benchmarks.digits import TEACHER, Judged, Method, train
+from benchmarks.record import record
 from evaluation.scores import Score
 from lightning_modules.checkpoint import load_module
 
@@ -65,13 +63,19 @@ REGULARISERS = {
         "penalty=null",
     ),
 }
-VARIANTS: dict[str, tuple[str, ...]] = {**LEVELS, **WEIGHTS, **REGULARISERS}
+FROM_DIFFUSION = "from diffusion"
+STARTS = {
+    "discriminator of 512": ("discriminator.init_args.width=512",),  # to hold the diffusion model's network
+    FROM_DIFFUSION: ("discriminator.init_args.width=512",),
+}
+VARIANTS: dict[str, tuple[str, ...]] = {**LEVELS, **WEIGHTS, **REGULARISERS, **STARTS}
 
 
 def method(name: str, seed: int) -> Method:
     """A variant's run."""
     options = [f"--model.init_args.{option}" for option in VARIANTS[name]]
-    return Method(f"{name} {seed}", "ufogen", STEPS, (*options, f"--seed_everything={seed}"))
+    starts = ("init_from", "discriminator_init_from") if name == FROM_DIFFUSION else ()
+    return Method(f"{name} {seed}", "ufogen", STEPS, (*options, f"--seed_everything={seed}"), starts)
 
 
 def row(name: str, seed: int, steps: int, result: Score) -> dict[str, Any]:
@@ -117,27 +121,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     judged = Judged.of_digits(options.num_images)
     rows, protocol = [], None
+    teacher = {TEACHER.config: train(options.root, TEACHER, None, {})} if FROM_DIFFUSION in options.variants else {}
     for seed in options.seeds:
         for name in options.variants:
-            module: Any = load_module(train(options.root, method(name, seed), options.images, {}))
+            module: Any = load_module(train(options.root, method(name, seed), options.images, teacher))
             for steps in STEPS:
                 result, _ = judged.row(name, module, steps)
                 rows.append(row(name, seed, steps, result))
                 protocol = asdict(result.protocol) | {"source": None}
     console.print(table(rows, options.images))
     if options.json:
-        words = sys.argv[1:] if argv is None else argv
-        result_file = {
-            "command": shlex.join(["python", "-m", "benchmarks.ablations", *words]),
-            "commit": commit(),
-            "machine": machine(torch.device("cpu")),
+        result = {
             "images": options.images,
             "variants": {name: list(VARIANTS[name]) for name in options.variants},
             "protocol": protocol,
             "rows": rows,
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rounded(result_file), indent=1) + "\n")
+        record(options.json, "ablations", argv, result, private=(options.root,))
 
 
 if __name__ == "__main__":

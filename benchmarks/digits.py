@@ -7,9 +7,6 @@ images, and scores 2,000 images of the same seeds. It goes on where it was stopp
 """
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from benchmarks.timing import commit, machine, rounded
+from benchmarks.record import record
 from datamodules import DigitsDataModule
 from diffusion.ode_samplers import DEIS, DPMSolver2, DPMSolverFast, DPMSolverPP2M, Euler, Heun, Sampler
 from diffusion.sde_samplers import DDIM, DDPM
@@ -239,17 +236,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.picture:
         save_png(image_grid(torch.cat(pictures), columns=16), options.picture)
     if options.json:
-        words = sys.argv[1:] if argv is None else argv
         result = {
-            "command": shlex.join(["python", "-m", "benchmarks.digits", *words]),
-            "commit": commit(),
-            "machine": machine(torch.device("cpu")),
             "samplers": {name: repr(sampler) for name, sampler in SAMPLERS.items()},
             "protocol": asdict(few[0].protocol) | {"source": None},
             "rows": [asdict(s.protocol.source) | s.distances | s.alone for s in [*baseline, *few]],
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rounded(result), indent=1) + "\n")
+        record(options.json, "digits", argv, result, private=(options.root, options.picture))
 
 
 if __name__ == "__main__":

@@ -10,11 +10,8 @@ thread; what a method needs a teacher for, the exact denoiser does.
 """
 
 import argparse
-import json
 import logging
-import shlex
 import statistics
-import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -28,7 +25,7 @@ from torch import Tensor
 
 from benchmarks.mixture_limit import consistency_training_limit, descend
 from benchmarks.mixture_methods import EXACT, GAP, METHODS, TOY
-from benchmarks.timing import commit, machine
+from benchmarks.record import record
 from datamodules.toy import ToyDataModule
 from diffusion.exact import flow_map
 from diffusion.noise import karras_grid
@@ -231,15 +228,6 @@ def figure(points: dict[str, Tensor], exact: Truth, path: Path, shown: int = 400
     Image.fromarray(np.asarray(panels.canvas.buffer_rgba())).convert("RGB").quantize(160).save(path, optimize=True)
 
 
-def rounded(value: Any) -> Any:
-    """Numbers to four digits, for a small file."""
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -280,12 +268,7 @@ def main(argv: list[str] | None = None) -> None:
     if options.figure:
         figure(drawn, exact, options.figure)
     if options.json:
-        own = {str(path) for path in (options.json, options.figure) if path}  # a user's paths are no result
-        words = ["PATH" if word in own else word for word in (sys.argv[1:] if argv is None else argv)]
         result = {
-            "command": shlex.join(["python", "-m", "benchmarks.mixture", *words]),
-            "commit": commit(),
-            "machine": machine(torch.device("cpu")),
             "images": options.images,
             "batch_size": options.batch_size,
             "exact_error": exact.error,
@@ -295,8 +278,7 @@ def main(argv: list[str] | None = None) -> None:
             "medians": {method: medians(all_seeds) for method, all_seeds in runs.items()},
             "runs": [asdict(run) for all_seeds in runs.values() for run in all_seeds],
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rounded(result), indent=1) + "\n")
+        record(options.json, "mixture", argv, result, private=(options.figure,))
 
 
 if __name__ == "__main__":

@@ -4,20 +4,20 @@
     python -m benchmarks.modes --methods UFOGen GAN --seeds 0 --images 100000                          a quick look
 
 Every method trains the same two networks (DDGAN's discriminator sees pairs, SIDDM's has a decoder) for the same number
-of steps, on one thread, and is sampled in one and in four evaluations. A mode is covered by at least 20 of 10,000
-samples within three standard deviations, a twentieth of its share.
+of steps, on one thread, and is sampled in one and in four evaluations; SIDDM and DDGAN, whose four rungs are made for
+four, are trained with a single rung as well. A mode is covered by at least 20 of 10,000 samples within three standard
+deviations, a twentieth of its share.
 """
 
 import argparse
-import json
 import logging
-import shlex
 import statistics
-import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from benchmarks.mixture import rounded, train
-from benchmarks.timing import commit, machine
+from benchmarks.mixture import train
+from benchmarks.record import record
 from datamodules.toy import GaussianGrid, ToyDataModule
 from diffusion.adversarial import GradientPenalty, Relativistic
 from diffusion.curricula import CosineDecay
+from diffusion.grids import GivenLevels
 from diffusion.ladder import AnyLevelBelow, Ladder
 from diffusion.rng import ImageNoise
 from evaluation.distances import half_circle, sliced_wasserstein
@@ -45,12 +46,19 @@ COVERED = 0.002
 """Share of the samples that must lie near a mode."""
 
 
-def shared(images: int, seed: int, gamma: float = 0.1, latent: int = 0, **discriminator: Any) -> dict[str, Any]:
-    """What all methods share: networks, optimizers and loss; the penalty's weight is each method's own."""
+BY_ANY_LEVEL = Ladder(GivenLevels(((80.0, 2.0, 0.5, 0.12, 0.002),)))
+"""Of UFOGen: its highest rungs lie where the modes merge (they are 0.5 apart), the lowest near their width."""
+BY_NEIGHBOURS = Ladder(GivenLevels(((80.0, 0.5, 0.25, 0.12, 0.002),)))
+"""Of chains: from no rung is it more than a few modes to the next."""
+ONE_RUNG = Ladder(steps=1)
+
+
+def shared(images: int, seed: int, gamma: float = 0.1, **discriminator: Any) -> dict[str, Any]:
+    """What all methods share: networks, optimizers and loss; ladder and penalty's weight are each method's own."""
     adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.99), fused=True)
     player = Player(adam, CosineDecay(warmup=0.01, final=0.02))
     return {
-        "network": partial(MLP, **SIZE, input_frequencies=2, latent_size=latent),
+        "network": partial(MLP, **SIZE, input_frequencies=2, latent_size=2),
         "discriminator": partial(MLPDiscriminator, **SIZE, input_frequencies=3, **discriminator),
         "image_shape": ToyDataModule.image_shape,
         "total_images": images,
@@ -66,28 +74,30 @@ def shared(images: int, seed: int, gamma: float = 0.1, latent: int = 0, **discri
 
 def ufogen(images: int, seed: int) -> UFOGenModule:
     """Judged at any level below, by a discriminator that is told the source."""
-    return UFOGenModule(judged=AnyLevelBelow(), **shared(images, seed, source_level=True))
+    return UFOGenModule(judged=AnyLevelBelow(), ladder=BY_ANY_LEVEL, **shared(images, seed, source_level=True))
 
 
-def siddm(images: int, seed: int) -> SIDDMModule:
+def siddm(images: int, seed: int, ladder: Ladder = BY_NEIGHBOURS, gamma: float = 0.001) -> SIDDMModule:
     """With its regressor and the decoder's denoising."""
-    return SIDDMModule(**shared(images, seed, latent=2, decoded_channels=4))
+    return SIDDMModule(ladder=ladder, **shared(images, seed, gamma, decoded_channels=4))
 
 
-def ddgan(images: int, seed: int) -> DDGANModule:
-    """With a latent and a discriminator of pairs."""
-    return DDGANModule(**shared(images, seed, gamma=0.01, latent=2))
+def ddgan(images: int, seed: int, ladder: Ladder = BY_NEIGHBOURS, gamma: float = 0.01) -> DDGANModule:
+    """With a discriminator of pairs."""
+    return DDGANModule(ladder=ladder, **shared(images, seed, gamma))
 
 
 def gan(images: int, seed: int) -> UFOGenModule:
     """From pure noise to the data in one rung, judged at the data, without reconstruction: a GAN."""
-    return UFOGenModule(ladder=Ladder(steps=1), reconstruction_weight=0.0, **shared(images, seed))
+    return UFOGenModule(ladder=ONE_RUNG, reconstruction_weight=0.0, **shared(images, seed))
 
 
 METHODS: dict[str, Callable[[int, int], LightningModule]] = {
     "UFOGen": ufogen,
     "SIDDM": siddm,
     "DDGAN": ddgan,
+    "SIDDM, one rung": partial(siddm, ladder=ONE_RUNG, gamma=0.1),
+    "DDGAN, one rung": partial(ddgan, ladder=ONE_RUNG, gamma=0.1),
     "GAN": gan,
 }
 
@@ -143,6 +153,38 @@ def samples(module: Any, steps: int, n: int) -> Tensor:
     return module.sample(ImageNoise(range(n), ToyDataModule.image_shape), steps).flatten(1)
 
 
+def run(work: tuple[str, int], images: int, batch_size: int, n: int) -> list[tuple[Run, Tensor]]:
+    """Train a method at a seed, score n points at each number of evaluations; with some of them for the figure."""
+    method, seed = work
+    torch.set_num_threads(1)
+    data = ToyDataModule(GRID, n=200_000, batch_size=batch_size, seed=seed)
+    torch.manual_seed(seed)
+    module: Any = METHODS[method](images, seed)
+    wall, cpu = train(module, data)
+    results = []
+    for steps in STEPS[: module.ladder.steps]:
+        points = samples(module, steps, n)
+        results.append((Run(method, seed, steps, score(points), wall, cpu), points[:2000, :, None, None]))
+    return results
+
+
+def runs_of(options: argparse.Namespace) -> Iterator[list[tuple[Run, Tensor]]]:
+    """`run` for all seeds and methods, in order, by `jobs` processes."""
+    work = [(method, seed) for seed in options.seeds for method in options.methods]
+    task = partial(run, images=options.images, batch_size=options.batch_size, n=options.points)
+    if options.jobs == 1:
+        yield from map(task, work)
+    else:
+        with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn"), initializer=quiet) as pool:
+            yield from pool.map(task, work)
+
+
+def quiet() -> None:
+    """Lightning says nothing; for the whole process."""
+    warnings.filterwarnings("ignore", module="lightning")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+
+
 def table(runs: Sequence[Run], images: int) -> Any:
     """One row for each method and number of evaluations: modes in every seed, medians of the rest."""
     from rich.table import Table
@@ -170,7 +212,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
-    parser.add_argument("--images", type=int, default=900_000, help="training points of every run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--images", type=int, default=1_200_000, help="training points of every run")
     parser.add_argument("--batch-size", type=int, default=64, help="points per step")
     parser.add_argument("--points", type=int, default=10_000, help="samples that are scored")
     parser.add_argument("--json", type=Path, help="write the results here as well")
@@ -188,39 +231,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     console.print(f"data: {data_score}")
     runs: list[Run] = []
     drawn: dict[str, Tensor] = {}
-    for seed in options.seeds:
-        data = ToyDataModule(GRID, n=200_000, batch_size=options.batch_size, seed=seed)
-        for method in options.methods:
-            torch.manual_seed(seed)
-            module = METHODS[method](options.images, seed)
-            wall, cpu = train(module, data)
-            for steps in STEPS if method != "GAN" else STEPS[:1]:
-                points = samples(module, steps, options.points)
-                run = Run(method, seed, steps, score(points), wall, cpu)
-                runs.append(run)
-                drawn.setdefault(f"{method}, {steps}", points[:2000, :, None, None])
-                console.print(f"{method}, seed {seed}, {steps} evaluations, {wall:.0f} s: {run.score}")
+    for results in runs_of(options):
+        for found, points in results:
+            runs.append(found)
+            drawn.setdefault(f"{found.method}, {found.steps}", points)
+            console.print(f"{found.method}, seed {found.seed}, {found.steps} evaluations: {found.score}")
     console.print(table(runs, options.images))
     if options.figure:
         save_png(scatter_plot([(name, points, None) for name, points in drawn.items()], limit=1.3), options.figure)
     if options.json:
-        own = {str(path) for path in (options.json, options.figure) if path}  # a user's paths are no result
-        words = ["PATH" if word in own else word for word in (sys.argv[1:] if argv is None else argv)]
         result = {
-            "command": shlex.join(["python", "-m", "benchmarks.modes", *words]),
-            "commit": commit(),
-            "machine": machine(torch.device("cpu")),
             "images": options.images,
             "batch_size": options.batch_size,
             "data": asdict(data_score),
             "runs": [asdict(run) for run in runs],
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rounded(result), indent=1) + "\n")
+        record(options.json, "modes", argv, result, private=(options.figure,))
 
 
 if __name__ == "__main__":
-    # here, since they hold for the whole process
-    warnings.filterwarnings("ignore", module="lightning")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    quiet()
     main()

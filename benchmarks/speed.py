@@ -10,9 +10,6 @@ All cases of a method take turns in one process; speed-ups are medians of the ro
 """
 
 import argparse
-import json
-import shlex
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -25,8 +22,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.memory import peak_memory
 from benchmarks.official import Official, checkout_commit
 from benchmarks.ours import Ours, Variant
+from benchmarks.record import record
 from benchmarks.shapes import SHAPES, Shape
-from benchmarks.timing import Times, commit, interleave, machine, matrix_product, rounded, speedup
+from benchmarks.timing import Times, interleave, matrix_product, speedup
 from datamodules.loader import TrainingBatches
 
 VARIANTS = {
@@ -240,19 +238,13 @@ def main(argv: list[str] | None = None) -> None:
     for name, loaded in loading.items():
         console.print(f"{name}: loading a batch takes {loaded['share_of_fastest_step']:.2%} of our fastest step")
     if options.json:
-        own = {str(path) for path in (*checkouts.values(), options.json) if path}  # a user's paths are no result
-        words = ["PATH" if word in own else word for word in (sys.argv[1:] if argv is None else argv)]
         result = {
-            "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
-            "commit": commit(),
             "official": {name: checkout_commit(path) for name, path in checkouts.items() if path},
-            "machine": machine(options.device),
             "clock": options.clock,
             "loading": loading,
             "rows": [asdict(row) for row in rows],
         }
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(rounded(result), indent=1) + "\n")
+        record(options.json, "speed", argv, result, device=options.device, private=checkouts.values())
 
 
 if __name__ == "__main__":

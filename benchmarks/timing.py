@@ -1,13 +1,9 @@
 """Timing that holds on a busy machine: cases take turns in one process, and only what shares a run is compared."""
 
 import gc
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -85,38 +81,3 @@ def matrix_product(size: int, device: torch.device) -> tuple[Callable[[], Any], 
     """A float32 product of square matrices and its operations: the rate that a network's are measured by."""
     a, b = torch.randn(2, size, size, device=device)
     return lambda: a @ b, 2 * size**3
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What a timing depends on beside the code."""
-    model = platform.processor()
-    information = Path("/proc/cpuinfo")
-    if information.is_file():
-        lines = information.read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-    }
-
-
-def commit() -> str:
-    """The commit of this repository, with a + where the tree differs from it."""
-    folder = Path(__file__).parent
-    head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=folder, capture_output=True, text=True)
-    dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=folder, capture_output=True)
-    return (head.stdout.strip() or "unknown") + ("+" if dirty.returncode else "")
-
-
-def rounded(value: Any) -> Any:
-    """Numbers to four digits, for a small file."""
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [rounded(inner) for inner in value]
-    return float(f"{value:.4g}") if isinstance(value, float) else value

@@ -1,12 +1,11 @@
 """The ablations of UFOGen, for runs of one step: every variant changes what its name says, and the table has it."""
 
 import json
-from dataclasses import replace
 
 import pytest
 
 from benchmarks import ablations
-from benchmarks.ablations import VARIANTS, method
+from benchmarks.ablations import TEACHER, VARIANTS, method
 from diffusion.adversarial import ApproximatePenalty, GradientPenalty, NonSaturating, Relativistic
 from diffusion.grids import VPGrid
 from diffusion.ladder import AnyLevelBelow, IndependentLevel, PreviousLevel
@@ -33,6 +32,12 @@ EXPECTED = {
     "no penalty": lambda m: m.penalty is None and m.gan_loss == Relativistic(),
     "non-saturating, R1": lambda m: m.gan_loss == NonSaturating() and m.penalty == GradientPenalty(0.02, interval=4),
     "clamped logits": lambda m: m.gan_loss == NonSaturating(0.5) and m.penalty is None,
+    "discriminator of 512": lambda m: (
+        m.critic.network.layer_out.in_features == 512 and m.init_from is m.discriminator_init_from is None
+    ),
+    "from diffusion": lambda m: (
+        m.critic.network.layer_out.in_features == 512 and m.init_from == m.discriminator_init_from is not None
+    ),
 }
 
 
@@ -43,9 +48,8 @@ def test_every_variant_has_an_expectation():
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_is_what_its_name_says(name, tmp_path):
     run = method(name, 3)
-    small = [f"--model.init_args.{key}.init_args.width=16" for key in ("network", "discriminator")]
-    checkpoint = ablations.train(tmp_path, replace(run, options=(*run.options, *small)), 128, {})
-    module = load_module(checkpoint)
+    makers = {"diffusion": ablations.train(tmp_path, TEACHER, 512, {})} if run.starts else {}
+    module = load_module(ablations.train(tmp_path, run, 128, makers))
     assert EXPECTED[name](module) and module.seed == 3 and module.total_images == 128
 
 
