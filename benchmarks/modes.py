@@ -1,6 +1,6 @@
 """Which modes of a 5x5 grid of Gaussians do diffusion-GANs find, and does a plain GAN with the same networks?
 
-    python -m benchmarks.modes --json benchmarks/results/modes.json --figure docs/images/modes.png     docs/results.md
+    python -m benchmarks.modes --json benchmarks/results/modes.json --figure docs/images/modes.png --jobs 2
     python -m benchmarks.modes --methods UFOGen GAN --seeds 0 --images 100000                          a quick look
 
 Every method trains the same two networks (DDGAN's discriminator sees pairs, SIDDM's has a decoder) for the same number
@@ -53,9 +53,9 @@ BY_NEIGHBOURS = Ladder(GivenLevels(((80.0, 0.5, 0.25, 0.12, 0.002),)))
 ONE_RUNG = Ladder(steps=1)
 
 
-def shared(images: int, seed: int, gamma: float = 0.1, **discriminator: Any) -> dict[str, Any]:
-    """What all methods share: networks, optimizers and loss; ladder and penalty's weight are each method's own."""
-    adam = partial(torch.optim.Adam, lr=1e-3, betas=(0.0, 0.99), fused=True)
+def shared(images: int, seed: int, gamma: float = 0.1, lr: float = 1e-3, **discriminator: Any) -> dict[str, Any]:
+    """What all share: networks, optimizer, loss; ladder, penalty's weight and learning rate are each method's own."""
+    adam = partial(torch.optim.Adam, lr=lr, betas=(0.0, 0.99), fused=True)
     player = Player(adam, CosineDecay(warmup=0.01, final=0.02))
     return {
         "network": partial(MLP, **SIZE, input_frequencies=2, latent_size=2),
@@ -77,27 +77,27 @@ def ufogen(images: int, seed: int) -> UFOGenModule:
     return UFOGenModule(judged=AnyLevelBelow(), ladder=BY_ANY_LEVEL, **shared(images, seed, source_level=True))
 
 
-def siddm(images: int, seed: int, ladder: Ladder = BY_NEIGHBOURS, gamma: float = 0.001) -> SIDDMModule:
+def siddm(images: int, seed: int, ladder: Ladder = BY_NEIGHBOURS, gamma: float = 0.001, **own: float) -> SIDDMModule:
     """With its regressor and the decoder's denoising."""
-    return SIDDMModule(ladder=ladder, **shared(images, seed, gamma, decoded_channels=4))
+    return SIDDMModule(ladder=ladder, **shared(images, seed, gamma, decoded_channels=4, **own))
 
 
-def ddgan(images: int, seed: int, ladder: Ladder = BY_NEIGHBOURS, gamma: float = 0.01) -> DDGANModule:
+def ddgan(images: int, seed: int, ladder: Ladder = BY_NEIGHBOURS, gamma: float = 0.01, **own: float) -> DDGANModule:
     """With a discriminator of pairs."""
-    return DDGANModule(ladder=ladder, **shared(images, seed, gamma))
+    return DDGANModule(ladder=ladder, **shared(images, seed, gamma, **own))
 
 
 def gan(images: int, seed: int) -> UFOGenModule:
     """From pure noise to the data in one rung, judged at the data, without reconstruction: a GAN."""
-    return UFOGenModule(ladder=ONE_RUNG, reconstruction_weight=0.0, **shared(images, seed))
+    return UFOGenModule(ladder=ONE_RUNG, reconstruction_weight=0.0, **shared(images, seed, lr=5e-4))
 
 
 METHODS: dict[str, Callable[[int, int], LightningModule]] = {
     "UFOGen": ufogen,
     "SIDDM": siddm,
     "DDGAN": ddgan,
-    "SIDDM, one rung": partial(siddm, ladder=ONE_RUNG, gamma=0.1),
-    "DDGAN, one rung": partial(ddgan, ladder=ONE_RUNG, gamma=0.1),
+    "SIDDM, one rung": partial(siddm, ladder=ONE_RUNG, gamma=0.1, lr=5e-4),
+    "DDGAN, one rung": partial(ddgan, ladder=ONE_RUNG, gamma=0.1, lr=5e-4),
     "GAN": gan,
 }
 
@@ -213,7 +213,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--images", type=int, default=1_200_000, help="training points of every run")
+    parser.add_argument("--images", type=int, default=1_000_000, help="training points of every run")
     parser.add_argument("--batch-size", type=int, default=64, help="points per step")
     parser.add_argument("--points", type=int, default=10_000, help="samples that are scored")
     parser.add_argument("--json", type=Path, help="write the results here as well")

@@ -41,14 +41,21 @@ def test_samples_between_the_modes_are_not_near():
     assert blurred.near < 0.6 and blurred.modes == 25
 
 
-def test_all_methods_have_the_same_generator_but_for_the_latent():
+def test_all_methods_have_the_same_generator():
     built = {name: make(1024, 0) for name, make in METHODS.items()}
-    sizes = {
-        name: sum(p.numel() for key, p in m.denoiser.named_parameters() if ".mapping." not in key)
-        for name, m in built.items()
-    }
-    assert len(set(sizes.values())) == 1
+    assert len({sum(p.numel() for p in m.denoiser.parameters()) for m in built.values()}) == 1
     assert built["GAN"].schedules == [(80.0,)] and built["GAN"].reconstruction_weight == 0
+    assert {name for name, m in built.items() if m.ladder.steps == 1} == {"GAN", "SIDDM, one rung", "DDGAN, one rung"}
+
+
+def test_two_processes_find_what_one_does(tmp_path):
+    def runs(jobs):
+        path = tmp_path / f"{jobs}.json"
+        words = ["--images", "256", "--seeds", "0", "--points", "100", "--methods", "UFOGen", "SIDDM, one rung"]
+        modes.main([*words, "--jobs", jobs, "--json", str(path)])
+        return [(r["method"], r["steps"], r["score"]) for r in json.loads(path.read_text())["runs"]]
+
+    assert runs("2") == runs("1") and len(runs("1")) == 3
 
 
 def test_a_run_writes_its_table(tmp_path, capsys):
