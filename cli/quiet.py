@@ -52,8 +52,21 @@ class _NoAdverts(logging.Filter):
         return not re.sub(r"^\[rank: \d+\] ", "", record.getMessage().lstrip()).startswith(ADVERTS)
 
 
+_default_format = warnings.formatwarning
+
+
+def _format(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What is meant for the user in one line, without the place in the code that says it."""
+    if issubclass(category, UserWarning):
+        return f"warning: {message}\n"
+    return _default_format(message, category, filename, lineno, line)
+
+
 def quiet() -> None:
-    """Leave out Lightning's adverts and the warnings that are known to be harmless here."""
+    """Leave out Lightning's adverts and the warnings that are known to be harmless here; print others in one line."""
+    warnings.formatwarning = _format
     for name in ("lightning.pytorch", "lightning.fabric"):
         for logger in (name, f"{name}.utilities.rank_zero", f"{name}.utilities.seed", f"{name}.utilities.distributed"):
             if not any(isinstance(f, _NoAdverts) for f in logging.getLogger(logger).filters):

@@ -18,9 +18,9 @@ the auxiliary forward diffusion term. Its entropy is estimated by C, which regre
 B, the other half of the decoder, denoises *real* points (v EDM's weight), which keeps D's features those of images.
 Where p = q, C(x_s) = x_s and L_G has no gradient. ||.||^2 is the mean over the elements.
 
-Note: the released simulation (xuyanwu/SIDDMs-UFOGen) has the first half of the term as here, up to noise of its own,
-and no C. The paper's text could not be read; as commonly quoted its first half has ||x_s' - x_s||^2, whose gradient
-does not vanish at p = q.
+Note: the released simulation (xuyanwu/SIDDMs-UFOGen) has the first half of the term as here, up to noise of its own and
+the weight w, and no C. The paper's text could not be read; as commonly quoted its first half has ||x_s' - x_s||^2,
+whose gradient does not vanish at p = q.
 """
 
 from collections.abc import Callable, Sequence
