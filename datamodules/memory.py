@@ -8,7 +8,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from datamodules.loader import EvaluationBatches, TrainingBatches
+from datamodules.loader import EvaluationBatches, TrainingBatches, to_float
 
 Split = tuple[Tensor, Tensor | None]
 
@@ -78,6 +78,35 @@ class InMemoryDataModule(LightningDataModule):
     def uint8_images(self, split: str) -> Split:
         """The images (N, C, H, W) uint8 and labels (N,) int64 or None of "train" or "test", for scoring."""
         return self.split(split)
+
+    def components(self, limit: int) -> tuple[Tensor, Tensor | None, float]:
+        """The law of the training data as equally likely isotropic Gaussians, by which its ODE is solved exactly.
+
+        Here a finite set: the images are the means, and the Gaussians have no width.
+
+        Args:
+            limit: values (images x elements) above which a finite set is refused.
+
+        Returns:
+            means (K, C, H, W) float32 in data units, twice the images where they are mirrored at random; labels (K,)
+            int64 or None; the standard deviation of every element.
+
+        Raises:
+            ValueError: the set is larger, or the law is none that is known exactly.
+        """
+        images, labels = self.split("train")
+        count = len(images) * (2 if self.flip else 1)
+        elements = images[0].numel()
+        if count * elements > limit:
+            raise ValueError(
+                f"{self.source}: {count:,} {self.noun} of {elements:,} values are too many to solve their ODE exactly, "
+                f"which looks at all of them at every point of every step: {count * elements:,} values, allowed are "
+                f"{limit:,} (fewer trajectories allow more)"
+            )
+        means = to_float(images) if images.dtype == torch.uint8 else images
+        if self.flip:
+            means, labels = torch.cat([means, means.flip(3)]), None if labels is None else labels.repeat(2)
+        return means, labels, 0.0
 
     def describe(self) -> str:
         """Count, size, channels and class counts in one line."""

@@ -34,6 +34,11 @@ class Gaussian(Distribution2D):
     def __post_init__(self) -> None:
         _check_positive(std=self.std)
 
+    @property
+    def means(self) -> Tensor:
+        """The centre (1, 2)."""
+        return torch.tensor([self.mean])
+
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         return torch.tensor(self.mean) + self.std * torch.randn(n, 2, generator=generator)
 
@@ -187,6 +192,21 @@ class ToyDataModule(InMemoryDataModule):
         n = self.n if split == "train" else self.n_test
         points = self.distribution.sample(n, torch.Generator().manual_seed(seed))
         return points[:, :, None, None], None
+
+    def components(self, limit: int) -> tuple[Tensor, Tensor | None, float]:
+        """The Gaussians that the points are drawn from: means (K, 2, 1, 1), no labels, their standard deviation.
+
+        Raises:
+            ValueError: the distribution has no `means` and `std`, so it is no mixture of equal Gaussians.
+        """
+        means: Tensor | None = getattr(self.distribution, "means", None)
+        std: float | None = getattr(self.distribution, "std", None)
+        if means is None or std is None:
+            raise ValueError(
+                f"the probability-flow ODE of {self.source} has no exact solution here: those of Gaussian, "
+                "GaussianMixture and GaussianGrid, and of finite sets of images, have"
+            )
+        return means[:, :, None, None], None, std
 
     def uint8_images(self, split: str) -> Split:
         raise ValueError(f"points of {self.source} are no images and have no uint8 form to be scored")

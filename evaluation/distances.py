@@ -5,10 +5,15 @@ Frechet statistics are means of float32 features in float32 (relative error 4e-4
 they are replaced by `moments` here.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+Kernel = Callable[[Tensor, Tensor], Tensor]
+"""Similarity of points (N, d) and (M, d), (N, M)."""
 
 
 class Moments(NamedTuple):
@@ -103,28 +108,80 @@ def kernel_inception_distance(a: Tensor, b: Tensor, subsets: int = 100, subset_s
     return float(result[KEY_METRIC_KID_MEAN])
 
 
-def kernel_distance(a: Tensor, b: Tensor) -> float:
-    """Unbiased squared MMD with the kernel (x.y/d + 1)^3 over the whole sets, no subsets, so no randomness.
+def squared_mmd(
+    a: Tensor, b: Tensor, kernel: Kernel, counts: tuple[Tensor, Tensor] | None = None, chunk: int = 1000
+) -> Tensor:
+    """Unbiased squared maximum mean discrepancy, of the sets or of resamples of them.
 
     1/(N(N-1)) sum_{i!=j} k(a_i, a_j) + 1/(M(M-1)) sum_{i!=j} k(b_i, b_j) - 2/(NM) sum_{ij} k(a_i, b_j)
-    (Gretton et al. 2012, JMLR 13, eq. 3; kernel of Binkowski et al. 2018, arXiv 1801.01401). Negative values are
-    right: the expectation is zero for equal laws.
+    (Gretton et al. 2012, JMLR 13, eq. 3). Negative values are right: the expectation is zero for equal laws.
 
     Args:
-        a, b: (N, d) and (M, d), N, M >= 2; the kernel matrices are held in float64.
+        a, b: (N, d) and (M, d), N, M >= 2; computed in float64.
+        kernel: k, points (N, d) and (M, d) -> (N, M).
+        counts: how often each resample has each point of a and of b, (R, N) and (R, M), at least 2 points in each; None
+            for the sets themselves, R = 1. A point that is there twice is two points.
+        chunk: rows of a kernel matrix that are held at a time.
+
+    Returns:
+        (R,) float64.
     """
     _check(a)
     _check(b)
     a, b = a.double(), b.double()
+    if counts is None:
+        counts = a.new_ones(1, len(a)), b.new_ones(1, len(b))
+    times_a, times_b = (times.to(a) for times in counts)
 
-    def kernel(x: Tensor, y: Tensor) -> Tensor:
-        return (x @ y.T / x.shape[1] + 1) ** 3
+    def total(x: Tensor, y: Tensor, times_x: Tensor, times_y: Tensor) -> Tensor:
+        parts = zip(x.split(chunk), times_x.split(chunk, dim=1), strict=True)
+        return sum((((times @ kernel(rows, y)) * times_y).sum(1) for rows, times in parts), a.new_zeros(len(times_x)))
 
-    def within(x: Tensor) -> Tensor:
-        k = kernel(x, x)
-        return (k.sum() - k.trace()) / (len(x) * (len(x) - 1))
+    def within(x: Tensor, times: Tensor) -> Tensor:
+        n = times.sum(1)
+        alone = torch.cat([kernel(rows, rows).diagonal() for rows in x.split(chunk)])
+        return (total(x, x, times, times) - times @ alone) / (n * (n - 1))
 
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+    across = total(a, b, times_a, times_b) / (times_a.sum(1) * times_b.sum(1))
+    return within(a, times_a) + within(b, times_b) - 2 * across
+
+
+@dataclass(frozen=True)
+class GaussianKernels:
+    """k(x, y) = mean_s exp(-|x - y|^2/(2 s^2)): sees the coarse and the fine, by the larger s and the smaller.
+
+    Args:
+        widths: s, each > 0, in data units.
+    """
+
+    widths: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.widths) == 0 or not min(self.widths) > 0:
+            raise ValueError(f"widths={self.widths}: at least one, each > 0, is needed")
+
+    @classmethod
+    def around(cls, points: Tensor) -> "GaussianKernels":
+        """Of the median distance of the first 2,000 points (N, d), and its half, quarter, eighth and double."""
+        _check(points)
+        median = float(torch.pdist(points[:2000].double()).median())
+        return cls(tuple(median * factor for factor in (1 / 8, 1 / 4, 1 / 2, 1, 2)))
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """(N, d), (M, d) -> (N, M)."""
+        square = torch.cdist(x, y).square()
+        return torch.stack([(-square / (2 * s * s)).exp() for s in self.widths]).mean(0)
+
+
+def kernel_distance(a: Tensor, b: Tensor) -> float:
+    """`squared_mmd` with the kernel (x.y/d + 1)^3 over the whole sets, no subsets, so no randomness.
+
+    The kernel is that of Binkowski et al. 2018 (arXiv 1801.01401).
+
+    Args:
+        a, b: (N, d) and (M, d), N, M >= 2.
+    """
+    return float(squared_mmd(a, b, lambda x, y: (x @ y.T / x.shape[1] + 1) ** 3))
 
 
 def precision_recall(
@@ -157,6 +214,14 @@ def half_circle(n: int) -> Tensor:
         raise ValueError(f"n={n}: at least one direction is needed")
     angle = torch.pi * torch.arange(n, dtype=torch.float64) / n
     return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def directions_in(d: int, n: int, generator: torch.Generator) -> Tensor:
+    """n unit vectors of d dimensions, (n, d) float64: the half circle's in the plane, random ones elsewhere."""
+    if d == 2:
+        return half_circle(n)
+    drawn = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    return drawn / drawn.norm(dim=1, keepdim=True)
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> float:
