@@ -7,10 +7,13 @@ COMMANDS = {
     "fit": "train: --config FILE starts a run, --ckpt_path FILE goes on with one",
     "validate": "the validation loss of a checkpoint",
     "test": "score a checkpoint: a table, and scores.json in the run's directory",
+    "compare": "train and score several methods side by side, in one table",
     "predict": "another name of sample",
     "sample": "generate images from a checkpoint, one for each seed",
     "invert": "image -> noise -> image with a bidirectional checkpoint, and the error",
+    "truth": "a checkpoint against the exact solution of its data, where one is known",
     "image-to-image": "noise images to a level and generate from there: variations, or another class",
+    "reference": "mean and covariance of real images' features, as a file to score against",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
 
@@ -61,14 +64,26 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.invert import invert
 
         return invert(args[1:])
+    if command == "truth":
+        from cli.truth import truth
+
+        return truth(args[1:])
     if command == "image-to-image":
         from cli.image_to_image import image_to_image
 
         return image_to_image(args[1:])
+    if command == "reference":
+        from cli.reference import reference
+
+        return reference(args[1:])
     if command == "search-schedule":
         from cli.search_schedule import search_schedule
 
         return search_schedule(args[1:])
+    if command == "compare":
+        from cli.compare import compare
+
+        return compare(args[1:])
     from cli.app import train_or_score
 
     return train_or_score(command, args[1:])

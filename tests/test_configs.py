@@ -11,7 +11,7 @@ from PIL import Image
 from main import main
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RUNS = sorted(p.name for p in CONFIGS.glob("*.yaml"))
+RUNS = sorted(p.name for p in CONFIGS.glob("*.yaml") if not p.name.startswith("compare"))
 SMALL = [
     "--trainer.accelerator=cpu",
     "--trainer.precision=32-true",

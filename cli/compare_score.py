@@ -1,0 +1,185 @@
+"""Scores a checkpoint for a comparison: each number of evaluations and range of seeds once, in a file by its key."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cli.data import load_data
+from cli.errors import UsageError
+from cli.quiet import quiet
+from cli.run_files import read_text, run_config
+from evaluation.comparison import Measured
+from evaluation.features import Features, extract, feature_network_for
+from evaluation.generate import Meter, draw_labels, generate
+from evaluation.protocol import Protocol, Source, library_versions, seed_ranges
+from evaluation.real_features import FOLDER, real_features, tensor_sha256
+from evaluation.report import write_json
+from evaluation.scorer import class_counts, describe_sampling
+from evaluation.scores import Score, floors, score
+from lightning_modules.checkpoint import file_sha256, load_module
+
+
+@dataclass(frozen=True)
+class Task:
+    """A checkpoint to score.
+
+    Args:
+        method: its name in the comparison.
+        checkpoint: the file.
+        steps: numbers of evaluations.
+        seeds: the ranges.
+        results: folder of what is scored already.
+        batch_size: images per forward pass.
+        inception_weights: file, or None.
+        threads: of torch.
+    """
+
+    method: str
+    checkpoint: Path
+    steps: tuple[int, ...]
+    seeds: tuple[range, ...]
+    results: Path
+    batch_size: int
+    inception_weights: str | None
+    threads: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found for a task: scores against both splits, those of real images, and what all of them must share."""
+
+    measured: list[Measured]
+    floors: list[Measured]
+    parameters: int
+    data_sha256: str
+    new: int
+    """Scores that were not known."""
+
+
+def score_all(tasks: Sequence[Task], jobs: int) -> list[Result]:
+    """The results of the tasks, in their order, by so many processes."""
+    if jobs == 1:
+        return [run_task(task) for task in tasks]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=quiet) as pool:
+        return list(pool.map(run_task, tasks))
+
+
+def run_task(task: Task) -> Result:
+    """Score what is not known yet.
+
+    Raises:
+        UsageError: the method has no sampler of so many evaluations, or its data are points.
+    """
+    torch.set_num_threads(task.threads)
+    scoring = Scoring(task)
+    measured, new = [], 0
+    for steps in task.steps:
+        for seeds in task.seeds:
+            path = task.results / f"{scoring.key(steps, seeds)}.json"
+            if not path.is_file():
+                scores = scoring.scores(steps, seeds)
+                write_json(path, {"context": scoring.context(steps, seeds), "scores": [s.as_dict() for s in scores]})
+                new += 1
+            measured += [_measured(task.method, steps, s) for s in json.loads(path.read_text())["scores"]]
+    path = task.results / f"{scoring.key(None, task.seeds[0])}.json"
+    if not path.is_file():
+        scores = scoring.floors(len(task.seeds[0]))
+        context = scoring.context(None, task.seeds[0])
+        write_json(path, {"context": context, "scores": [s.as_dict() for s in scores]})
+    real = [_measured(s["protocol"]["source"]["name"], None, s) for s in json.loads(path.read_text())["scores"]]
+    parameters = sum(p.numel() for p in scoring.module.ema_denoiser.parameters())
+    return Result(measured, real, parameters, scoring.data_sha256, new)
+
+
+def _measured(method: str, steps: int | None, score: dict[str, Any]) -> Measured:
+    return Measured(method, steps, score["distances"] | score["alone"], Protocol.from_dict(score["protocol"]))
+
+
+class Scoring:
+    """A checkpoint with its data and its judge.
+
+    Args:
+        task: what to score.
+    """
+
+    def __init__(self, task: Task):
+        self.task = task
+        path = str(task.checkpoint)
+        module: Any = load_module(path)
+        self.module = module.eval()
+        self.data: Any = load_data(read_text(run_config(path)))
+        if tuple(self.module.image_shape[1:]) == (1, 1):
+            raise UsageError(f"{task.method}: scores are defined for images, and its data are points")
+        self.judge = feature_network_for(self.module.image_shape, task.inception_weights)
+        self.train_images, self.train_labels = self.data.uint8_images("train")
+        self.test_images, self.test_labels = self.data.uint8_images("test")
+        splits = "".join(tensor_sha256(x) for x in (self.train_images, self.test_images))
+        self.data_sha256 = hashlib.sha256(splits.encode()).hexdigest()
+        self.checkpoint_sha256 = file_sha256(path)
+
+    def context(self, steps: int | None, seeds: range) -> dict[str, Any]:
+        """All that decides a score; steps None are those of real images."""
+        of_model = {} if steps is None else {"checkpoint": self.checkpoint_sha256, "steps": steps}
+        return {
+            **of_model,
+            "seeds": seed_ranges(seeds),
+            "batch_size": self.task.batch_size,
+            "threads": self.task.threads,
+            "data": self.data_sha256,
+            "features": self.judge.sha256,
+            "libraries": library_versions(),
+        }
+
+    def key(self, steps: int | None, seeds: range) -> str:
+        """The name of a score's file."""
+        return hashlib.sha256(json.dumps(self.context(steps, seeds), sort_keys=True).encode()).hexdigest()[:16]
+
+    @cached_property
+    def real(self) -> tuple[Features, Features]:
+        """Features of the training and of the test split; not needed where all scores are known."""
+        folder, size = self.task.results.parent / FOLDER, self.task.batch_size
+        train, test = (real_features(self.judge, x, folder, size) for x in (self.train_images, self.test_images))
+        self.judge.check(test, self.test_labels)
+        return train, test
+
+    def scores(self, steps: int, seeds: range) -> list[Score]:
+        """Against both splits."""
+        module, size = self.module, self.task.batch_size
+        label = None
+        if module.num_classes:
+            label = draw_labels(seeds, class_counts(self.train_labels, module.num_classes))
+        meter = Meter(module.ema_denoiser.network)
+        images = generate(
+            module.sample, seeds, module.image_shape, steps=steps, label=label, batch_size=size, meter=meter
+        )
+        source = Source(
+            name=f"{type(module).__name__}, {steps} step{'s' * (steps > 1)}",
+            steps=steps,
+            sampling=describe_sampling(module, steps),
+            nfe=meter.nfe,
+            seconds_per_image=meter.seconds_per_image,
+            batch_size=min(size, len(seeds)),
+            seeds=seed_ranges(seeds),
+            ema_rate=module.ema.rates[0],
+            images_seen=module.images_seen,
+            device="cpu",
+            dtype=str(next(module.ema_denoiser.parameters()).dtype).removeprefix("torch."),
+        )
+        features = extract(self.judge, images, size)
+        train, test = self.real
+        return [
+            score(self.judge, features, real, source, split, label)
+            for split, real in (("train", train), ("test", test))
+        ]
+
+    def floors(self, most: int) -> list[Score]:
+        """Of real images."""
+        return floors(self.judge, *self.real, most=most)
