@@ -1,6 +1,7 @@
 """What is read from the command line before the parser of a command is built."""
 
 import argparse
+from collections import Counter
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -35,13 +36,16 @@ def allowed_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """Seeds as a list of numbers and ranges: "0-3,7" -> [0, 1, 2, 3, 7]."""
+    """Seeds as EDM takes them, a list of numbers and ranges: "0-3,7" -> [0, 1, 2, 3, 7]; each at most once."""
     seeds: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or (last and not last.isdecimal()) or (last and int(last) < int(first)):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
             raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-63 or 0,5,7-9")
         seeds.extend(range(int(first), int(last or first) + 1))
+    if len(set(seeds)) < len(seeds):
+        double = next(seed for seed, times in Counter(seeds).items() if times > 1)
+        raise argparse.ArgumentTypeError(f"{text!r} has the seed {double} twice")
     return seeds
 
 

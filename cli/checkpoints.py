@@ -16,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from evaluation.dashboard_writer import Method
+from evaluation.files import replacing
 from lightning_modules.checkpoint import read_checkpoint
 from lightning_modules.players import holds_gradients
 
@@ -56,12 +57,8 @@ def _sidecar(path: Path) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a small file whole or not at all."""
-    temporary = path.with_name(path.name + ".part")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(text.encode())
 
 
 class KeepCheckpoints(Checkpoint):

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -21,8 +22,10 @@ def load_data(config: str, path: str | None = None, allow: Sequence[str] = ()) -
         allow: packages beside this project's that it may name.
 
     Raises:
-        UsageError: it names no data, or names them wrongly.
+        UsageError: it names no data, or names them wrongly, or there is no such file.
     """
+    if path is not None and not Path(path).is_file():
+        raise UsageError(f"there is no file {path}")
     content = yaml.safe_load(config) | ({"data": path} if path else {})
     if "data" not in content:
         raise UsageError("the configuration has no data section: give --data FILE")

@@ -66,15 +66,18 @@ def cause_chain(error: BaseException) -> list[BaseException]:
 def explain(error: BaseException) -> str | None:
     """One line for an error that the user can mend, None for any other.
 
-    That is: an unusable checkpoint, a missing file, a setting that Lightning refuses, a ValueError raised by this
-    project's own code or by an optimizer, and weights that do not fit the model.
+    That is: an unusable checkpoint, a missing file, a place that cannot be written to, a setting that Lightning
+    refuses, a ValueError raised by this project's own code or by an optimizer, and weights that do not fit the model.
     """
     for cause in reversed(cause_chain(error)):
         text = str(cause)
         if isinstance(cause, UsageError) or type(cause).__name__ == "MisconfigurationException":
             return text
-        if isinstance(cause, FileNotFoundError) and cause.filename is not None:
-            return f"there is no file {cause.filename}"
+        if isinstance(cause, OSError) and cause.filename is not None:
+            if isinstance(cause, FileNotFoundError):
+                return f"there is no file {cause.filename}"
+            if isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError):
+                return f"{cause.filename}: {str(cause.strerror).lower()}"
         if isinstance(cause, ValueError | FileNotFoundError) and _was_meant(cause.__traceback__):
             return text
         if isinstance(cause, RuntimeError) and text.startswith("Error(s) in loading state_dict"):

@@ -31,9 +31,11 @@ def parser(command: str) -> "OneLineParser":
     p.add_argument("--schedule", help="a file of search-schedule: the levels to visit, one evaluation each")
     p.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
     p.add_argument("--class", dest="label", type=int, help="the class of all images (default: drawn for each seed)")
-    p.add_argument("--grid", action=BooleanOptionalAction, default=True, help="also write grid.png (default: yes)")
-    p.add_argument("--npz", action="store_true", help="write samples.npz (arr_0: uint8 NHWC) instead of PNG files")
-    p.add_argument("--subdirs", action="store_true", help="a sub-folder for every 1000 seeds")
+    p.add_argument("--grid", action=BooleanOptionalAction, help="also write grid.png (default: not with --subdirs, "
+                   "since a scorer that reads the folder would count it)")  # fmt: skip
+    p.add_argument("--npz", action="store_true", help="write samples.npz instead of PNG files: arr_0 (uint8 NHWC), "
+                   "labels (and as ADM has it, arr_1) of a conditional model, seeds")  # fmt: skip
+    p.add_argument("--subdirs", action="store_true", help="a sub-folder for every 1000 seeds: 000000/000123.png")
     add_sampler_options(p)
     return p
 
@@ -82,6 +84,9 @@ def _sample(options: "argparse.Namespace", sampler_args: Sequence[str]) -> None:
     from lightning_modules.checkpoint import load_module
 
     quiet()
+    if options.npz and options.subdirs:
+        raise UsageError("--subdirs is for PNG files, and --npz writes one file instead")
+    options.grid = not options.subdirs if options.grid is None else options.grid
     device = find_device(options.device)
     module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
     seeds, meter, label = options.seeds, Meter(module.ema_denoiser.network), None
@@ -151,10 +156,19 @@ def write_images(options: "argparse.Namespace", images: "Tensor", label: "Tensor
 
 
 def save_npz(path: Path, values: "Tensor", label: "Tensor | None", seeds: list[int]) -> None:
-    """An npz file in ADM's layout: arr_0 the images, arr_1 the classes where there are any; and the seeds."""
+    """An npz file in ADM's layout, so that OpenAI's evaluator reads it; and the seeds.
+
+    Args:
+        path: the file.
+        values: `arr_0`: images (N, H, W, C) uint8, or points (N, d).
+        label: the classes (N,), written as `arr_1` and as `labels`; None for an unconditional model.
+        seeds: one for each, written as `seeds`.
+    """
     import numpy as np
+
+    from evaluation.files import write_npz
 
     arrays: dict[str, Any] = {"arr_0": values.numpy(), "seeds": np.asarray(seeds)}
     if label is not None:
-        arrays["arr_1"] = label.numpy()
-    np.savez(path, **arrays)
+        arrays["arr_1"] = arrays["labels"] = label.cpu().numpy()
+    write_npz(path, arrays)

@@ -1,13 +1,11 @@
 """What `search-schedule` minimises: the distance of images sampled through given levels to the training split."""
 
 import argparse
-import hashlib
 import time
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cli.run_files import run_directory
 from cli.schedule_file import levels_text, set_levels
@@ -17,6 +15,7 @@ from evaluation.distances import Moments, frechet_distance, moments
 from evaluation.features import extract, feature_network_for
 from evaluation.generate import draw_labels, generate
 from evaluation.protocol import library_versions, seed_ranges
+from evaluation.real_features import tensor_sha256
 from evaluation.schedule_search import Levels
 from evaluation.scorer import class_counts
 from evaluation.scores import QUANTISATION
@@ -53,9 +52,9 @@ class ScheduleScore:
             "score": self.name,
             "checkpoint": self.checkpoint,
             "seeds": seed_ranges(self.seeds),
-            "classes": None if self.wanted is None else _sha256(self.wanted),
+            "classes": None if self.wanted is None else tensor_sha256(self.wanted),
             "features": self.judge.sha256,
-            "training_images": _sha256(self.images),
+            "training_images": tensor_sha256(self.images),
             "compared": [self.judged, self.compared],
             "device": device.type,
         }
@@ -106,7 +105,3 @@ class ScheduleScore:
         )
         features = extract(self.judge, images, self.batch_size, self.device).first(self.judged)
         return frechet_distance(moments(features.features), reference)
-
-
-def _sha256(x: Tensor) -> str:
-    return hashlib.sha256(x.cpu().contiguous().numpy().data).hexdigest()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from evaluation.distances import frechet_distance, inception_score, kernel_distance, moments, precision_recall
+from evaluation.distances import Moments, frechet_distance, inception_score, kernel_distance, precision_recall
 from evaluation.features import FeatureNetwork, Features
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -116,6 +116,7 @@ class ClassifierFeatures(FeatureNetwork):
         self.register_buffer("std", tensors.pop("std"))
         self.network = FeatureClassifier(tuple(about["image_shape"]), **about["network"])
         self.network.load_state_dict(tensors)
+        self.size = self.network.head.in_features
         self.eval().requires_grad_(False)
 
     def extract(self, images: Tensor) -> Features:
@@ -157,13 +158,16 @@ class ClassifierFeatures(FeatureNetwork):
             values[f"obeyed_{self.name}"] = float((judged.logits.argmax(1) == label).double().mean())
         return values | {f"share_{self.name}/{k}": share for k, share in enumerate(reading.shares)}
 
+    def scores_by_moments(self, judged: Features, reference: Moments) -> dict[str, float]:
+        """fd_* (Frechet)."""
+        return {f"fd_{self.name}": frechet_distance(judged.moments, reference)}
+
     def scores_against(
         self, judged: Features, reference: Features, device: torch.device | str = "cpu"
     ) -> dict[str, float]:
         """fd_* (Frechet), kd_* (kernel, the whole sets), precision_* and recall_* (k = 3)."""
         precision, recall = precision_recall(judged.features, reference.features, 3, device)
-        return {
-            f"fd_{self.name}": frechet_distance(moments(judged.features), moments(reference.features)),
+        return self.scores_by_moments(judged, reference.moments) | {
             f"kd_{self.name}": kernel_distance(judged.features, reference.features),
             f"precision_{self.name}": precision,
             f"recall_{self.name}": recall,

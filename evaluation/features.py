@@ -1,12 +1,14 @@
 """Feature networks: what turns uint8 images into the features and logits that scores are made of."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from evaluation.distances import Moments, moments
 from evaluation.gather import gather_strided, strided
 
 
@@ -16,13 +18,20 @@ class Features:
 
     features: Tensor
     logits: Tensor
+    known_moments: Moments | None = field(default=None, repr=False)
+    """Of these features, where they were computed before."""
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Mean and covariance, computed once."""
+        return self.known_moments or moments(self.features)
 
     def __len__(self) -> int:
         return len(self.features)
 
     def first(self, n: int) -> "Features":
         """The first n images."""
-        return Features(self.features[:n], self.logits[:n])
+        return Features(self.features[:n], self.logits[:n]) if n < len(self) else self
 
     def last(self, n: int) -> "Features":
         """The last n images."""
@@ -45,6 +54,8 @@ class FeatureNetwork(nn.Module, ABC):
     """What protocols and score names call it."""
     sha256: str
     """The SHA-256 of its weights file."""
+    size: int
+    """d, the number of features."""
     resize: str
     """How images reach its input size, in words."""
 
@@ -69,10 +80,14 @@ class FeatureNetwork(nn.Module, ABC):
         """Scores that need no reference; `label` (N,) are the classes that were asked for."""
 
     @abstractmethod
+    def scores_by_moments(self, judged: Features, reference: Moments) -> dict[str, float]:
+        """The distances to a reference set of which mean and covariance alone are known."""
+
+    @abstractmethod
     def scores_against(
         self, judged: Features, reference: Features, device: torch.device | str = "cpu"
     ) -> dict[str, float]:
-        """Distances to a reference set."""
+        """All distances to a reference set, those by moments first."""
 
 
 @torch.inference_mode()

@@ -22,6 +22,16 @@ def strided(items: Tensor) -> Tensor:
     return torch.cat([items, items[-1:].expand(missing, *items.shape[1:])])[rank::world_size]
 
 
+def everywhere(flag: bool) -> bool:
+    """Whether a flag is set on every process: what all must agree on before they work together."""
+    _, world_size = place()
+    if world_size == 1:
+        return flag
+    flags = [False] * world_size
+    dist.all_gather_object(flags, flag)
+    return all(flags)
+
+
 def gather_strided(share: Tensor, n: int) -> Tensor:
     """The n results in the order of the items that `strided` divided, on every process."""
     _, world_size = place()

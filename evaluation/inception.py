@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from evaluation.distances import (
+    Moments,
     frechet_distance,
     inception_score,
     kernel_inception_distance,
-    moments,
     precision_recall,
 )
 from evaluation.features import FeatureNetwork, Features
@@ -54,6 +54,7 @@ class InceptionFeatures(FeatureNetwork):
     """
 
     resize = "299x299 bilinear as TensorFlow 1"
+    size = 2048
 
     def __init__(self, weights: str | Path | None = None):
         super().__init__()
@@ -99,6 +100,10 @@ class InceptionFeatures(FeatureNetwork):
         """The Inception score over 10 splits."""
         return {"is": inception_score(judged.logits)}
 
+    def scores_by_moments(self, judged: Features, reference: Moments) -> dict[str, float]:
+        """FID."""
+        return {"fid": frechet_distance(judged.moments, reference)}
+
     def scores_against(
         self, judged: Features, reference: Features, device: torch.device | str = "cpu"
     ) -> dict[str, float]:
@@ -108,8 +113,7 @@ class InceptionFeatures(FeatureNetwork):
         """
         n = min(len(judged), len(reference))
         precision, recall = precision_recall(judged.first(n).features, reference.subset(n).features, 3, device)
-        return {
-            "fid": frechet_distance(moments(judged.features), moments(reference.features)),
+        return self.scores_by_moments(judged, reference.moments) | {
             "kid": kernel_inception_distance(judged.features, reference.features, subset_size=min(1000, n)),
             "precision": precision,
             "recall": recall,

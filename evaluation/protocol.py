@@ -34,9 +34,9 @@ class Protocol:
     images: int
     """Judged images that entered the distances."""
     reference: str
-    """Split of the data that they were compared with."""
-    reference_images: int
-    """Images of it that entered."""
+    """Split of the data that they were compared with, or a file of statistics: its name and the start of its hash."""
+    reference_images: int | None
+    """Images of it that entered; None where a file does not say."""
     features: str
     """Feature network."""
     features_sha256: str

@@ -1,7 +1,6 @@
 """Scores as a table for a person and as a file for a program."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,17 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from evaluation.files import replacing
 from evaluation.inversion import InversionScore
 from evaluation.scores import Score
 
 
-def _cell(value: float | None, form: str = ".4g") -> str:
+def cell(value: float | None, form: str = ".4g") -> str:
+    """A number to four digits, nothing for None."""
     return "" if value is None else format(value, form)
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
+def narrow_table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
     """A table without rows that fits 80 columns: long names are broken before their underscores."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
     table.padding, table.pad_edge = (0, 1, 0, 0), False
@@ -30,12 +31,15 @@ def _table(title: str, left: Sequence[str], right: Sequence[str], caption: str |
 
 
 def distances_table(scores: Sequence[Score]) -> Table:
-    """One row per score: what depends on a reference, and the numbers of images on both sides."""
-    table = _table("Distances to real images", ("images", "against"), ("N", *scores[0].distances))
+    """One row per score: what depends on a reference, and the numbers of images on both sides where they are known.
+
+    The first score names the columns; where a reference does not give all of them, the others are left empty.
+    """
+    table = narrow_table("Distances to real images", ("images", "against"), ("N", *scores[0].distances))
     for score in scores:
         protocol = score.protocol
-        numbers = sorted({protocol.images, protocol.reference_images})
-        cells = [_cell(value) for value in score.distances.values()]
+        numbers = sorted({protocol.images, protocol.reference_images or protocol.images})
+        cells = [cell(score.distances.get(name)) for name in scores[0].distances]
         table.add_row(protocol.source.name, protocol.reference, ", ".join(map(str, numbers)), *cells)
     return table
 
@@ -43,15 +47,15 @@ def distances_table(scores: Sequence[Score]) -> Table:
 def alone_table(scores: Sequence[Score]) -> Table:
     """One row per source: what needs no reference, evaluations and time."""
     names = [name for name in scores[0].alone if "/" not in name]
-    table = _table("Images alone", ("images",), ("N", "NFE", "ms each", *names), scores[0].protocol.describe())
+    table = narrow_table("Images alone", ("images",), ("N", "NFE", "ms each", *names), scores[0].protocol.describe())
     for source, score in {score.protocol.source: score for score in scores}.items():
         milliseconds = None if source.seconds_per_image is None else 1000 * source.seconds_per_image
         table.add_row(
             source.name,
             str(score.protocol.images_alone),
-            _cell(source.nfe, "g"),
-            _cell(milliseconds, ".3g"),
-            *(_cell(score.alone.get(name)) for name in names),
+            cell(source.nfe, "g"),
+            cell(milliseconds, ".3g"),
+            *(cell(score.alone.get(name)) for name in names),
         )
     return table
 
@@ -59,15 +63,15 @@ def alone_table(scores: Sequence[Score]) -> Table:
 def shares_table(scores: Sequence[Score]) -> Table:
     """Share of each class (the values named `share_*/class`), one row per source."""
     names = [name for name in scores[0].alone if "/" in name]
-    table = _table("Classes read, in %", ("images",), [name.rpartition("/")[2] for name in names])
+    table = narrow_table("Classes read, in %", ("images",), [name.rpartition("/")[2] for name in names])
     for source, score in {score.protocol.source: score for score in scores}.items():
-        table.add_row(source.name, *(_cell(100 * score.alone[name], ".3g") for name in names))
+        table.add_row(source.name, *(cell(100 * score.alone[name], ".3g") for name in names))
     return table
 
 
 def inversion_table(scores: Sequence[InversionScore]) -> Table:
     """One row per way of inversion."""
-    table = _table(
+    table = narrow_table(
         "Inversion: mean squared error per pixel on [0, 1]",
         ("levels",),
         ("N", "NFE in", "out", "error", "control", "variance\nof data", "noise std\n/ level"),
@@ -77,8 +81,8 @@ def inversion_table(scores: Sequence[InversionScore]) -> Table:
         table.add_row(
             " > ".join(f"{level:g}" for level in score.levels),
             f"{score.images} {score.split}",
-            *(_cell(value, "g") for value in (score.nfe_in, score.nfe_out)),
-            *(_cell(value) for value in (score.error, score.denoising_error, score.variance, score.noise_ratio)),
+            *(cell(value, "g") for value in (score.nfe_in, score.nfe_out)),
+            *(cell(value) for value in (score.error, score.denoising_error, score.variance, score.noise_ratio)),
         )
     return table
 
@@ -110,11 +114,5 @@ def scalars(scores: Sequence[Score], inversions: Sequence[InversionScore]) -> di
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".part")
-    with temporary.open("w") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    with replacing(path) as file:
+        file.write(f"{json.dumps(content, indent=2)}\n".encode())

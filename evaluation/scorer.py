@@ -16,8 +16,10 @@ from evaluation.features import FeatureNetwork, extract, feature_network_for
 from evaluation.generate import Meter, draw_labels, generate
 from evaluation.inversion import InversionScore, score_inversion
 from evaluation.protocol import Source, seed_ranges
+from evaluation.real_features import FOLDER, real_features
+from evaluation.reference import Reference, read_reference
 from evaluation.report import print_report, scalars, write_json
-from evaluation.scores import Score, floors, score
+from evaluation.scores import Score, floors, score, score_by_moments
 
 
 class Scorer(Callback):
@@ -33,6 +35,9 @@ class Scorer(Callback):
         num_images: images to generate; by default 2,000 for the classifiers, and for Inception as many as the
             training split has, at most 50,000.
         inception_weights: file of Inception's weights, used where no other judge fits.
+        reference: an npz file of `mu` and `sigma` in EDM's layout, as of the command `reference`: the Frechet distance
+            to it is scored beside those to the data's own splits. Scores that need a reference's features are not.
+        cache: whether the features of real images are kept in the folder real_features beside the runs.
         batch_size: images per forward pass.
         out: the JSON file; by default scores.json in the run's directory.
     """
@@ -43,6 +48,8 @@ class Scorer(Callback):
         steps: Sequence[int] | None = None,
         num_images: int | None = None,
         inception_weights: str | None = None,
+        reference: str | None = None,
+        cache: bool = True,
         batch_size: int = 500,
         out: str | None = None,
     ):
@@ -55,14 +62,22 @@ class Scorer(Callback):
         self.features, self.num_images = features, num_images
         self.steps = None if steps is None else tuple(steps)
         self.inception_weights, self.batch_size, self.out = inception_weights, batch_size, out
+        self.reference, self.cache = reference, cache
+        self.known: Reference | None = None
         self.scores: list[Score] = []
         self.inversions: list[InversionScore] = []
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        """Find the judge before anything is computed, so that missing weights are told at once."""
+        """Find the judge and read the reference before anything is computed, so that what is missing is told at once.
+
+        Raises:
+            ValueError: there are no weights, or the reference is not of the judge's features.
+        """
         points = tuple(pl_module.image_shape[1:]) == (1, 1)
         if stage == "test" and self.features is None and not points:
             self.features = feature_network_for(pl_module.image_shape, self.inception_weights)
+        if stage == "test" and self.features is not None and self.reference is not None:
+            self.known = read_reference(self.reference, self.features)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         """Score, on all processes; process 0 reports."""
@@ -74,8 +89,9 @@ class Scorer(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train_images, train_labels = data.uint8_images("train")
         test_images, test_labels = data.uint8_images("test")
-        train = extract(judge, train_images, size, device)
-        test = extract(judge, test_images, size, device)
+        folder = Path(trainer.default_root_dir) / FOLDER if self.cache else None
+        train = real_features(judge, train_images, folder, size, device)
+        test = real_features(judge, test_images, folder, size, device)
         judge.check(test, test_labels)
 
         count = self.num_images or judge.default_images(len(train))
@@ -120,12 +136,17 @@ class Scorer(Callback):
             for source, features in made
             for split, reference in (("train", train), ("test", test))
         ]
-        real = floors(judge, train, test, device, most=count)
+        if self.known is not None:
+            self.scores += [score_by_moments(judge, features, self.known, source, label) for source, features in made]
+        real = floors(judge, train, test, device, most=count, reference=self.known)
         print_report([*self.scores, *real], self.inversions)
         for logger in trainer.loggers:
             logger.log_metrics(scalars(self.scores, self.inversions), step=pl_module.images_seen)
         path = Path(self.out) if self.out else Path(directory) / "scores.json"
         write_json(path, self.as_dict(trainer, pl_module, real))
+        if self.known is not None:
+            missing = ", ".join(name for name in self.scores[0].distances if name not in self.scores[-1].distances)
+            print(f"{self.reference}: compared by mean and covariance alone, without {missing}")
         print(f"Scores written to {path}")
 
     def as_dict(self, trainer: Trainer, pl_module: Any, real: Sequence[Score]) -> dict[str, Any]:

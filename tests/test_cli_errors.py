@@ -150,7 +150,7 @@ def test_help_imports_nothing_heavy(tmp_path):
     script = """
         import sys
         from main import main
-        for args in (["--help"], [], ["fitt"], ["sample", "--help"], ["invert", "--help"]):
+        for args in (["--help"], [], ["fitt"], ["sample", "--help"], ["invert", "--help"], ["reference", "--help"]):
             main(args)
         heavy = {"torch", "numpy", "lightning", "jsonargparse", "yaml"} & set(sys.modules)
         assert not heavy, heavy

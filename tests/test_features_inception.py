@@ -157,6 +157,8 @@ def fidelity(generated, real, subset_size, **options):
         fid=True,
         kid=True,
         kid_subset_size=subset_size,
+        prc=True,
+        feature_layer_prc="2048",  # its default is another network, VGG16
         save_cpu_ram=True,  # no worker processes
         verbose=False,
         cache=False,
@@ -194,3 +196,5 @@ def test_scores_equal_torch_fidelitys_from_the_images_on(weights, network):
         feature_extractor_weights_path=str(weights),
     )
     agree(ours.distances | ours.alone, theirs)
+    for name in ("precision", "recall"):  # of equally many on both sides, as ours always are
+        assert ours.distances[name] == pytest.approx(theirs[name], rel=1e-3)

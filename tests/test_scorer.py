@@ -65,6 +65,7 @@ def run(tmp_path, module, conditional=False, devices=1, **options):
         devices=devices,
         strategy="ddp_spawn" if devices > 1 else "auto",
         logger=CSVLogger(tmp_path, name="", version=""),
+        default_root_dir=tmp_path,
         callbacks=[Scorer(num_images=30, batch_size=8, **options)],
         enable_progress_bar=False,
         enable_model_summary=False,
