@@ -19,6 +19,7 @@ import networks  # noqa: F401
 from cli.arguments import allowed_imports, option_values
 from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO, first_process
 from cli.errors import UsageError, explain_parsing, run_command
+from cli.precision import FASTER, fastest_precision, is_slow
 from cli.progress import ImagesBar
 from cli.quiet import quiet
 from cli.report import RunReport
@@ -134,6 +135,11 @@ class FewstepCLI(LightningCLI):
         """Not Lightning's, which lets a checkpoint's hyper-parameters overrule, unsaid, what the user typed."""
 
     def before_instantiate_classes(self) -> None:
+        trainer = self.config[self.subcommand]["trainer"]
+        if trainer["precision"] is None:  # set here, so that the run's config.yaml names it
+            trainer["precision"] = fastest_precision(trainer["accelerator"])
+        elif is_slow(trainer["precision"], trainer["accelerator"]):
+            say(f"note: precision {trainer['precision']} is emulated on this machine; faster: {FASTER}")
         self._dump_config()
         self.ckpt_path = self.config_dump["ckpt_path"]  # a config may hold it too
         if self.ckpt_path is not None:

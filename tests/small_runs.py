@@ -86,7 +86,7 @@ def config(module: str = "BCMModule", images: int = 512, **init_args: Any) -> di
             },
         },
         "data": {"class_path": "datamodules.DigitsDataModule", "init_args": {"batch_size": 64}},
-        "trainer": {"accelerator": "cpu", "devices": 1},
+        "trainer": {"accelerator": "cpu", "devices": 1, "precision": "32-true"},  # on every machine the same
         "checkpoints": {"every_n_images": images // 4},
         "scores": {"steps": [1], "num_images": 20},
         "grids": {"seeds": 4, "steps": [1]},
