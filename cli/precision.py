@@ -31,5 +31,5 @@ def is_slow(precision: Any, accelerator: Any) -> bool:
 
 def cpu_computes_bfloat16() -> bool:
     """Whether the CPU has matrix instructions of bfloat16 (amx_bf16, avx512_bf16); a PyTorch that cannot tell: no."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(has and "bf16" in name for name, has in capabilities.items())
