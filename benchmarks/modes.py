@@ -5,8 +5,8 @@
 
 Every method trains the same two networks (DDGAN's discriminator sees pairs, SIDDM's has a decoder) for the same number
 of steps, on one thread, and is sampled in one and in four evaluations. SIDDM and DDGAN, whose four rungs are made for
-four, can be trained with a single rung as well (--methods "SIDDM, one rung"). A mode is covered by at least 20 of 10,000
-samples within three standard deviations, a twentieth of its share.
+four, can be trained with a single rung as well (--methods "SIDDM, one rung"). A mode is covered by at least 20 of
+10,000 samples within three standard deviations, a twentieth of its share.
 """
 
 import argparse

@@ -1,4 +1,8 @@
-"""What tests of several files share: a tiny diffusion model as a teacher."""
+"""What tests of several files share: one thread each, and a tiny diffusion model as a teacher."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks do not share, and tests run abreast
 
 import pytest
 from small_runs import config, fit
