@@ -26,6 +26,7 @@ def _compare(args: Sequence[str]) -> None:
 
     plan, jobs, threads = parse_plan(args)
     root = Path(plan.root)
+    asked = {steps for entry in plan.methods.values() for steps in entry.steps}
     trained = checkpoints(plan, jobs, threads, lambda line: print(line, flush=True))
     tasks = [
         Task(
@@ -37,6 +38,7 @@ def _compare(args: Sequence[str]) -> None:
             plan.batch_size,
             plan.inception_weights,
             threads,
+            tuple(sorted(asked.difference(entry.steps))),
         )
         for name, entry in plan.methods.items()
     ]
@@ -44,7 +46,7 @@ def _compare(args: Sequence[str]) -> None:
     _same_data(plan, results)
     new, known = sum(r.new for r in results), sum(len(r.measured) // 2 - r.new for r in results)
     print(f"scores: {new} new, {known} known")
-    write(plan, results)
+    write(plan, results, trained, threads)
 
 
 def _same_data(plan: "Plan", results: "Sequence[Result]") -> None:
@@ -58,36 +60,56 @@ def _same_data(plan: "Plan", results: "Sequence[Result]") -> None:
             )
 
 
-def write(plan: "Plan", results: "Sequence[Result]") -> None:
-    """Print the tables, and write compare.json and compare.csv under the plan's root."""
+def write(plan: "Plan", results: "Sequence[Result]", trained: "dict[str, Path]", threads: int) -> None:
+    """Print the tables, and write compare.json, compare.csv and report.html under the plan's root."""
     from rich.console import Console
 
-    from evaluation.comparison import as_dict, rows, table, write_csv
+    from cli.compare_board import FOLDER, write_board
+    from cli.compare_report import write_report
+    from evaluation.comparison import (
+        as_dict,
+        classes_table,
+        floor_rows,
+        judges_table,
+        methods_table,
+        rows,
+        table,
+        table_names,
+        write_csv,
+    )
     from evaluation.report import write_json
 
     root = Path(plan.root)
     found = rows([m for result in results for m in result.measured])
-    real = rows(results[0].floors)
+    real = floor_rows(results[0].floors)
     protocol = results[0].measured[0].protocol
     console = Console()
     for split in ("train", "test"):
         here = [row for row in found if row.reference == split]
-        # real images: against the same split, and half of one split against its other half
-        here += [row for row in real if (split == "train") or row.reference == split]
-        names = [name for name in here[0].values if "/" not in name]
+        # real images: against the same split, and half of the training split against its other half
+        here += [row for row in real if row.reference == split or (split, row.reference) == ("train", "other half")]
         title = (
             f"{_judged(results, split):,} images against {split}; mean ± deviation over {plan.seed_ranges} seed ranges"
         )
-        console.print(table(title, here, names, protocol.describe()))
+        console.print(table(title, here, table_names(here[0]), protocol.describe()))
+        if judged := judges_table(f"Against {split}, mean ± deviation over judges", here):
+            console.print(judged)
+    if read := classes_table("Classes read, in %", [row for row in (*found, *real) if row.reference != "test"]):
+        console.print(read)
+    parameters = {name: result.parameters for name, result in zip(plan.methods, results, strict=True)}
+    console.print(methods_table(found, parameters))
     content: dict[str, Any] = {
         "protocol": {key: value for key, value in protocol.as_dict().items() if key not in ("source", "reference")},
         "data_sha256": results[0].data_sha256,
-        "parameters": {name: result.parameters for name, result in zip(plan.methods, results, strict=True)},
+        "parameters": parameters,
         **as_dict([*found, *real]),
     }
     write_json(root / "compare.json", content)
     write_csv(root / "compare.csv", [*found, *real])
-    print(f"written: {root / 'compare.json'}, {root / 'compare.csv'}")
+    write_report(root / "report.html", plan, results, found, real, trained, threads)
+    write_board(root / FOLDER, trained, [row for row in found if row.reference == "train"])
+    print(f"written: {root / 'compare.json'}, {root / 'compare.csv'}, {root / 'report.html'}")
+    print(f"curves:  tensorboard --logdir {root} (all methods in one chart: custom scalars)")
 
 
 def _judged(results: "Sequence[Result]", split: str) -> int:

@@ -12,13 +12,16 @@ from typing import Any
 
 import torch
 
+from cli.compare_pictures import Album, Pictures
 from cli.data import load_data
 from cli.errors import UsageError
 from cli.quiet import quiet
 from cli.run_files import read_text, run_config
 from evaluation.comparison import Measured
-from evaluation.features import Features, extract, feature_network_for
+from evaluation.faults import fault_scores, faults
+from evaluation.features import Features, extract
 from evaluation.generate import Meter, draw_labels, generate
+from evaluation.judges import judges_for, over_judges
 from evaluation.protocol import Protocol, Source, library_versions, seed_ranges
 from evaluation.real_features import FOLDER, real_features, tensor_sha256
 from evaluation.report import write_json
@@ -40,6 +43,7 @@ class Task:
         batch_size: images per forward pass.
         inception_weights: file, or None.
         threads: of torch.
+        others: numbers of evaluations that other methods of the comparison are scored with and this one is not.
     """
 
     method: str
@@ -50,6 +54,7 @@ class Task:
     batch_size: int
     inception_weights: str | None
     threads: int
+    others: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Result:
     data_sha256: str
     new: int
     """Scores that were not known."""
+    pictures: Pictures
 
 
 def score_all(tasks: Sequence[Task], jobs: int) -> list[Result]:
@@ -89,14 +95,17 @@ def run_task(task: Task) -> Result:
                 write_json(path, {"context": scoring.context(steps, seeds), "scores": [s.as_dict() for s in scores]})
                 new += 1
             measured += [_measured(task.method, steps, s) for s in json.loads(path.read_text())["scores"]]
-    path = task.results / f"{scoring.key(None, task.seeds[0])}.json"
-    if not path.is_file():
-        scores = scoring.floors(len(task.seeds[0]))
-        context = scoring.context(None, task.seeds[0])
-        write_json(path, {"context": context, "scores": [s.as_dict() for s in scores]})
-    real = [_measured(s["protocol"]["source"]["name"], None, s) for s in json.loads(path.read_text())["scores"]]
+    real = []
+    for seeds in task.seeds:
+        path = task.results / f"{scoring.key(None, seeds)}.json"
+        if not path.is_file():
+            scores = scoring.floors(seeds)
+            write_json(path, {"context": scoring.context(None, seeds), "scores": [s.as_dict() for s in scores]})
+        found = json.loads(path.read_text())["scores"]
+        real += [_measured(s["protocol"]["source"]["name"], None, s) for s in found]
     parameters = sum(p.numel() for p in scoring.module.ema_denoiser.parameters())
-    return Result(measured, real, parameters, scoring.data_sha256, new)
+    pictures = scoring.album().pictures(task.steps, task.others)
+    return Result(measured, real, parameters, scoring.data_sha256, new, pictures)
 
 
 def _measured(method: str, steps: int | None, score: dict[str, Any]) -> Measured:
@@ -104,7 +113,7 @@ def _measured(method: str, steps: int | None, score: dict[str, Any]) -> Measured
 
 
 class Scoring:
-    """A checkpoint with its data and its judge.
+    """A checkpoint with its data and its judges.
 
     Args:
         task: what to score.
@@ -118,7 +127,7 @@ class Scoring:
         self.data: Any = load_data(read_text(run_config(path)))
         if tuple(self.module.image_shape[1:]) == (1, 1):
             raise UsageError(f"{task.method}: scores are defined for images, and its data are points")
-        self.judge = feature_network_for(self.module.image_shape, task.inception_weights)
+        self.judges = judges_for(self.module.image_shape, task.inception_weights)
         self.train_images, self.train_labels = self.data.uint8_images("train")
         self.test_images, self.test_labels = self.data.uint8_images("test")
         splits = "".join(tensor_sha256(x) for x in (self.train_images, self.test_images))
@@ -127,14 +136,18 @@ class Scoring:
 
     def context(self, steps: int | None, seeds: range) -> dict[str, Any]:
         """All that decides a score; steps None are those of real images."""
-        of_model = {} if steps is None else {"checkpoint": self.checkpoint_sha256, "steps": steps}
+        if steps is None:
+            names = [fault.name for fault in faults(len(self.train_images), self.train_labels, len(seeds))]
+            judged: dict[str, Any] = {"faults": names}
+        else:
+            judged = {"checkpoint": self.checkpoint_sha256, "steps": steps}
         return {
-            **of_model,
+            **judged,
             "seeds": seed_ranges(seeds),
             "batch_size": self.task.batch_size,
             "threads": self.task.threads,
             "data": self.data_sha256,
-            "features": self.judge.sha256,
+            "features": ",".join(judge.sha256 for judge in self.judges),
             "libraries": library_versions(),
         }
 
@@ -142,13 +155,26 @@ class Scoring:
         """The name of a score's file."""
         return hashlib.sha256(json.dumps(self.context(steps, seeds), sort_keys=True).encode()).hexdigest()[:16]
 
+    def album(self) -> Album:
+        """What makes the checkpoint's pictures."""
+        context = {
+            "checkpoint": self.checkpoint_sha256,
+            "batch_size": self.task.batch_size,
+            "threads": self.task.threads,
+            "data": self.data_sha256,
+            "libraries": library_versions(),
+        }
+        return Album(self.module, self.data, self.task.results, context, self.task.batch_size)
+
     @cached_property
-    def real(self) -> tuple[Features, Features]:
-        """Features of the training and of the test split; not needed where all scores are known."""
-        folder, size = self.task.results.parent / FOLDER, self.task.batch_size
-        train, test = (real_features(self.judge, x, folder, size) for x in (self.train_images, self.test_images))
-        self.judge.check(test, self.test_labels)
-        return train, test
+    def real(self) -> list[tuple[Features, Features]]:
+        """Each judge's features of the training and of the test split; not needed where all scores are known."""
+        folder, size, found = self.task.results.parent / FOLDER, self.task.batch_size, []
+        for judge in self.judges:
+            train, test = (real_features(judge, x, folder, size) for x in (self.train_images, self.test_images))
+            judge.check(test, self.test_labels)
+            found.append((train, test))
+        return found
 
     def scores(self, steps: int, seeds: range) -> list[Score]:
         """Against both splits."""
@@ -170,16 +196,22 @@ class Scoring:
             seeds=seed_ranges(seeds),
             ema_rate=module.ema.rates[0],
             images_seen=module.images_seen,
+            training_seconds=module.training_seconds or None,
             device="cpu",
             dtype=str(next(module.ema_denoiser.parameters()).dtype).removeprefix("torch."),
         )
-        features = extract(self.judge, images, size)
-        train, test = self.real
-        return [
-            score(self.judge, features, real, source, split, label)
-            for split, real in (("train", train), ("test", test))
-        ]
+        against: dict[str, list[Score]] = {"train": [], "test": []}
+        for judge, splits in zip(self.judges, self.real, strict=True):
+            features = extract(judge, images, size)
+            for (split, found), real in zip(against.items(), splits, strict=True):
+                found.append(score(judge, features, real, source, split, label))
+        return [over_judges(found) for found in against.values()]
 
-    def floors(self, most: int) -> list[Score]:
-        """Of real images."""
-        return floors(self.judge, *self.real, most=most)
+    def floors(self, seeds: range) -> list[Score]:
+        """Of as many real images with known faults; beside the first seeds, of real images as they are too."""
+        size, n, by_judge = self.task.batch_size, len(seeds), []
+        for judge, real in zip(self.judges, self.real, strict=True):
+            found = [] if seeds.start else floors(judge, *real, most=n)
+            found += fault_scores(judge, self.train_images, self.train_labels, *real, n, seeds.start, size)
+            by_judge.append(found)
+        return [over_judges(found) for found in zip(*by_judge, strict=True)]

@@ -17,14 +17,21 @@ from torch import Tensor, nn
 from evaluation.distances import Moments, frechet_distance, inception_score, kernel_distance, precision_recall
 from evaluation.features import FeatureNetwork, Features
 
-WEIGHTS = Path(__file__).parent / "weights"
-DIGITS = WEIGHTS / "digits.safetensors"
-MNIST = WEIGHTS / "mnist.safetensors"
+SEEDS = (0, 1, 2)
+"""Of the classifiers that ship for each kind of image; the first one's scores are those that are told alone."""
 
 CONFIDENT = 0.9
 """An image counts as read when its most likely class has more than this probability."""
 MIN_ACCURACY = 0.97
 """A classifier that reads fewer real test images is refused as a judge."""
+
+
+def weights(name: str, seed: int = 0) -> Path:
+    """The file of the classifier called `name` ("digits" or "mnist") that was trained from a seed."""
+    return Path(__file__).parent / "weights" / f"{name}{f'_seed{seed}' if seed else ''}.safetensors"
+
+
+DIGITS, MNIST = weights("digits"), weights("mnist")
 
 
 class FeatureClassifier(nn.Module):

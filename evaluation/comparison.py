@@ -1,9 +1,9 @@
-"""Many scores side by side: refused if their protocols differ, summed up over seeds, as table, JSON and CSV."""
+"""Many scores side by side: refused if their protocols differ, summed up over seeds, as tables, JSON and CSV."""
 
 import csv
 import io
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,13 @@ class Row:
     method: str
     steps: int | None
     reference: str
+    images: int
+    """Judged images that entered the distances."""
     nfe: float | None
     sampling: str | None
     images_seen: int | None
     seconds_per_image: float | None
+    training_seconds: float | None
     values: dict[str, Spread]
 
 
@@ -85,26 +88,38 @@ def rows(measured: Sequence[Measured]) -> list[Row]:
     return [_row(key, group) for key, group in groups.items()]
 
 
+def floor_rows(measured: Sequence[Measured]) -> list[Row]:
+    """Like `rows`, of real images: a split has no more images than it has, so protocols of two names may differ."""
+    names = dict.fromkeys(m.method for m in measured)
+    return [row for name in names for row in rows([m for m in measured if m.method == name])]
+
+
 def _row(key: tuple[str, int | None, str], group: Sequence[Measured]) -> Row:
     source = group[0].protocol.source
     seconds = [m.protocol.source.seconds_per_image for m in group]
     return Row(
         *key,
+        images=group[0].protocol.images,
         nfe=source.nfe,
         sampling=source.sampling,
         images_seen=source.images_seen,
         seconds_per_image=statistics.median(s for s in seconds if s is not None) if None not in seconds else None,
+        training_seconds=source.training_seconds,
         values={name: Spread.of([m.values[name] for m in group]) for name in group[0].values},
     )
 
 
 def table(title: str, rows: Sequence[Row], names: Sequence[str], caption: str | None = None) -> Table:
-    """The rows of one split: method, NFE, milliseconds, and mean and standard deviation of the named numbers."""
+    """The rows of one split: method, NFE, milliseconds, and mean and standard deviation of the named numbers.
+
+    A row of another number of images than the first row's says so.
+    """
     shown = narrow_table(title, ("method",), ("NFE", "ms each", *names), caption)
+    shown.columns[0].min_width = 8  # a word of a name
     for row in rows:
         spreads = [row.values.get(name) for name in names]
         shown.add_row(
-            row.method,
+            _told(row, rows[0].images),
             cell(row.nfe, "g"),
             cell(None if row.seconds_per_image is None else 1000 * row.seconds_per_image, ".3g"),
             *("" if s is None else f"{s.mean:.4g}" + (f" ±{s.std:.1g}" if len(s.values) > 1 else "") for s in spreads),
@@ -112,11 +127,68 @@ def table(title: str, rows: Sequence[Row], names: Sequence[str], caption: str | 
     return shown
 
 
+def _told(row: Row, images: int) -> str:
+    return row.method if row.images == images else f"{row.method}, {row.images:,}"
+
+
+def table_names(row: Row) -> list[str]:
+    """The numbers of a row that `table` shows: neither shares of classes nor what is said of several judges."""
+    return [name for name in row.values if "/" not in name and not name.endswith(("_judges", "_judges_std"))]
+
+
+def judges_table(title: str, rows: Sequence[Row], caption: str | None = None) -> Table | None:
+    """Every distance as all judges see it: mean and standard deviation over them, both averaged over the seeds.
+
+    None where there is one judge.
+    """
+    names = [name.removesuffix("_judges") for name in rows[0].values if name.endswith("_judges")]
+    if not names:
+        return None
+    shown = narrow_table(title, ("method",), ("NFE", *names), caption)
+    for row in rows:
+        pairs = [(row.values[f"{name}_judges"].mean, row.values[f"{name}_judges_std"].mean) for name in names]
+        cells = [f"{mean:.4g} ±{deviation:.1g}" for mean, deviation in pairs]
+        shown.add_row(_told(row, rows[0].images), cell(row.nfe, "g"), *cells)
+    return shown
+
+
+def classes_table(title: str, rows: Sequence[Row]) -> Table | None:
+    """The share of every class among the images (the numbers named share_*/class), None where none is read."""
+    names = [name for name in rows[0].values if name.startswith("share_")]
+    if not names:
+        return None
+    shown = narrow_table(title, ("method",), ("NFE", *(name.rpartition("/")[2] for name in names)))
+    for row in rows:
+        shown.add_row(row.method, cell(row.nfe, "g"), *(cell(100 * row.values[name].mean, ".3g") for name in names))
+    return shown
+
+
+def methods_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> Table:
+    """What each method is and took: parameters, training images and minutes of training, empty if not measured.
+
+    Args:
+        rows: of all methods; a method's first row counts.
+        parameters: of each method's denoiser.
+    """
+    shown = narrow_table("Methods", ("method",), ("parameters", "images seen", "training min"))
+    first = {row.method: row for row in reversed(rows)}
+    for method, count in parameters.items():
+        row = first[method]
+        minutes = None if row.training_seconds is None else row.training_seconds / 60
+        shown.add_row(method, f"{count:,}", cell(row.images_seen, ","), cell(minutes, ".3g"))
+    return shown
+
+
 def as_dict(rows: Sequence[Row]) -> dict[str, Any]:
     """Plain values, for a JSON file; all that differs between two equal comparisons is under "times"."""
     plain = [asdict(row) for row in rows]
     times = [
-        {"method": row["method"], "steps": row["steps"], "seconds_per_image": row.pop("seconds_per_image")}
+        {
+            "method": row["method"],
+            "steps": row["steps"],
+            "seconds_per_image": row.pop("seconds_per_image"),
+            "training_seconds": row.pop("training_seconds"),
+        }
         for row in plain
     ]
     return {"rows": plain, "times": times}
@@ -124,7 +196,8 @@ def as_dict(rows: Sequence[Row]) -> dict[str, Any]:
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """One line for each row and number; whole or not at all."""
-    head = ["method", "steps", "reference", "nfe", "images_seen", "ms_per_image", "name", "mean", "std", "least"]
+    head = ["method", "steps", "reference", "nfe", "images_seen", "ms_per_image", "training_seconds"]
+    head += ["name", "mean", "std", "least"]
     with replacing(path) as file:
         text = io.TextIOWrapper(file, newline="", write_through=True)
         writer = csv.writer(text)
@@ -133,5 +206,5 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
             milliseconds = None if row.seconds_per_image is None else 1000 * row.seconds_per_image
             for name, spread in row.values.items():
                 given = [row.method, row.steps, row.reference, row.nfe, row.images_seen, milliseconds]
-                writer.writerow([*given, name, spread.mean, spread.std, spread.least])
+                writer.writerow([*given, row.training_seconds, name, spread.mean, spread.std, spread.least])
         text.detach()

@@ -29,6 +29,10 @@ class Features:
     def __len__(self) -> int:
         return len(self.features)
 
+    def at(self, rows: Tensor) -> "Features":
+        """The images at rows (M,) int64."""
+        return Features(self.features[rows], self.logits[rows])
+
     def first(self, n: int) -> "Features":
         """The first n images."""
         return Features(self.features[:n], self.logits[:n]) if n < len(self) else self
@@ -39,8 +43,7 @@ class Features:
 
     def shuffled(self) -> "Features":
         """The images in a fixed random order."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(0))
-        return Features(self.features[order], self.logits[order])
+        return self.at(torch.randperm(len(self), generator=torch.Generator().manual_seed(0)))
 
     def subset(self, n: int) -> "Features":
         """n images at random, always the same, so that a set sorted by class gives a fair part."""

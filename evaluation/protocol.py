@@ -23,6 +23,8 @@ class Source:
     seeds: str | None = None
     ema_rate: float | None = None
     images_seen: int | None = None
+    training_seconds: float | None = None
+    """Wall-clock time of the training, without its set-up; None where the checkpoint does not say."""
     device: str | None = None
     dtype: str | None = None
 
@@ -50,6 +52,8 @@ class Protocol:
     libraries: str
     """Versions of what computed it."""
     source: Source
+    judges_sha256: str = ""
+    """SHA-256 of the further judges' weights, joined by commas, where a score holds means over judges as well."""
 
     def differences(self, other: "Protocol") -> list[str]:
         """What keeps scores of the two from being compared, in words; empty if nothing does."""
@@ -87,8 +91,11 @@ class Protocol:
 
     def describe(self) -> str:
         """What all scores of one judge share, in one line."""
+        hashes = (
+            [self.features_sha256, *self.judges_sha256.split(",")] if self.judges_sha256 else [self.features_sha256]
+        )
         return (
-            f"features {self.features} (sha256 {self.features_sha256[:12]}), resize {self.resize}, "
+            f"features {self.features} (sha256 {', '.join(h[:12] for h in hashes)}), resize {self.resize}, "
             f"{self.quantisation}, {self.libraries}"
         )
 

@@ -120,6 +120,8 @@ def restricted_imports(allow: Sequence[str] = ()) -> Iterator[None]:
 def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> LightningModule:
     """Rebuild the module that wrote a checkpoint, with its weights, in evaluation mode on the CPU.
 
+    It knows its `images_seen` and its `training_seconds`, which are 0.0 in checkpoints from before they were measured.
+
     Args:
         path: a checkpoint of a run started by `main.py fit`.
         allow: further packages whose classes the checkpoint may name.
@@ -152,6 +154,7 @@ def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Li
         raise CheckpointError(f"checkpoint {path} does not tell how to build its module: {reason}") from None
     module.load_state_dict(checkpoint["state_dict"])
     module.images_seen = checkpoint["images_seen"]
+    module.training_seconds = checkpoint.get("training_seconds", 0.0)
     return module.eval()
 
 

@@ -1,9 +1,10 @@
-"""What every run does beside its method: count images, average weights, skip steps that are not finite.
+"""What every run does beside its method: count images and time, average weights, skip steps that are not finite.
 
 A method's module gives `images_seen`, `total_images`, `seed` and `update_averages`, and returns `run_callbacks()`
 from `configure_callbacks`. Lightning runs these before it writes a checkpoint, so a checkpoint is always of one moment.
 """
 
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NotRequired, TypedDict
 
@@ -98,6 +99,46 @@ class CountImages(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         pl_module.images_seen = checkpoint["images_seen"]
+
+
+class MeasureTime(Callback):
+    """Keeps the seconds spent in training in the checkpoint, over all its resumed parts.
+
+    It is rank 0's wall clock since the first step was asked for, without validation and what is drawn then. What comes
+    before the first step is not in it: reading a teacher, or making pairs with it in advance. Checkpoints from before
+    it was measured count as 0 seconds.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.since: float | None = None
+        """When the clock was started; None while it stands still."""
+
+    @property
+    def total(self) -> float:
+        """Seconds until now."""
+        return self.seconds + (0.0 if self.since is None else time.perf_counter() - self.since)
+
+    def _pause(self) -> None:
+        self.seconds, self.since = self.total, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self.since = time.perf_counter()  # again, after the sanity check
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
+        self._pause()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.since = time.perf_counter()
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self._pause()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["training_seconds"] = self.total
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        self.seconds = checkpoint.get("training_seconds", 0.0)
 
 
 class UpdateAverages(Callback):
@@ -199,4 +240,4 @@ class ChannelsLast(Callback):
 
 def run_callbacks() -> list[Callback]:
     """What `configure_callbacks` of every method returns."""
-    return [ChannelsLast(), SkipNonFinite(), UpdateAverages(), CountImages()]
+    return [ChannelsLast(), SkipNonFinite(), UpdateAverages(), CountImages(), MeasureTime()]

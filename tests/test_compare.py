@@ -47,8 +47,17 @@ def plan(folder, **changes):
 def lasting(folder):
     """The bytes of compare.json without its times."""
     content = json.loads((folder / "out" / "compare.json").read_text())
-    assert all(row["seconds_per_image"] > 0 for row in content.pop("times") if row["steps"])
+    times = [row for row in content.pop("times") if row["steps"]]
+    assert all(row["seconds_per_image"] > 0 and row["training_seconds"] > 0 for row in times)
     return json.dumps(content)
+
+
+FAULTS = ("real: train", "real + noise 0.1", "real + noise 0.3", "real: without class 9", "real: 5 images repeated")
+REAL = [
+    ("real: test", None, "train"),
+    ("real: half of train", None, "other half"),
+    *((name, None, split) for name in FAULTS for split in ("train", "test")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +74,21 @@ def test_the_table(whole):
         (method, steps, split)
         for method, steps in (("CD", 1), ("CD", 2), ("CT", 1), ("EDM", 3))
         for split in ("train", "test")
-    ] + [("real: test", None, "train"), ("real: half of train", None, "other half")]
-    for row in rows[:-2]:
+    ] + REAL
+    for row in rows:
+        values = [row["values"][key] for key in ("fd_digits", "fd_digits/judge_1", "fd_digits/judge_2")]
+        means = [sum(judged) / 3 for judged in zip(*(v["values"] for v in values), strict=True)]
+        assert row["values"]["fd_digits_judges"]["values"] == pytest.approx(means)
+        assert len(values[0]["values"]) == 1 + (row["method"] not in ("real: test", "real: half of train"))
+        assert row["values"]["fd_digits_judges_std"]["least"] >= 0
+    for row in rows[: -len(REAL)]:
         assert row["nfe"] == row["steps"] and row["images_seen"] == 256
         fd = row["values"]["fd_digits"]
         assert len(fd["values"]) == 2 and fd["values"][0] != fd["values"][1]
         assert fd["mean"] == pytest.approx(sum(fd["values"]) / 2) and fd["least"] == min(fd["values"])
         assert fd["std"] == pytest.approx(abs(fd["values"][0] - fd["values"][1]) / 2**0.5)
     assert content["parameters"]["CT"] == content["parameters"]["CD"] > 1000
+    assert content["protocol"]["judges_sha256"].count(",") == 1
     lines = (whole / "out" / "compare.csv").read_text().splitlines()
     assert len(lines) == 1 + sum(len(r["values"]) for r in rows) and lines[1].startswith("CD,1,train,1.0,256,")
 
@@ -90,12 +106,22 @@ def test_a_score_is_that_of_the_command_test(whole):
     assert ours == theirs
 
 
+def test_the_report(whole):
+    text = (whole / "out" / "report.html").read_text()
+    for method in ("CD", "CT", "EDM"):
+        assert f"<h3>{method}</h3>" in text and f"Training loss of {method} by images seen" in text
+    assert text.count("<img") == 4 + 1  # a grid for each number of evaluations, one of real images
+    assert "EDM: no sampler of NFE 2 (steps=2: Heun takes" in text and "No inversion pairs of CD, CT and EDM" in text
+    assert "CT: not scored at NFE 2, which it has a sampler for" in text and "CT: no sampler of NFE 3" in text
+
+
 def test_a_second_time_nothing_is_done(whole, capsys):
-    before = lasting(whole)
+    before, files = lasting(whole), {p: p.stat().st_mtime_ns for p in (whole / "out" / "results").iterdir()}
     assert main(["compare", "--config", str(whole / "plan.yaml")]) == 0
     said = capsys.readouterr().out
     assert "scores: 0 new, 8 known" in said and "training of" not in said and said.count("trained already") == 3
     assert lasting(whole) == before
+    assert files == {p: p.stat().st_mtime_ns for p in (whole / "out" / "results").iterdir()}
 
 
 def test_two_processes(whole, tmp_path):

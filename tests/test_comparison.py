@@ -1,10 +1,23 @@
 """Scores side by side."""
 
+import io
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
-from evaluation.comparison import Measured, Spread, rows
+from evaluation.comparison import (
+    Measured,
+    Spread,
+    as_dict,
+    classes_table,
+    floor_rows,
+    judges_table,
+    methods_table,
+    rows,
+    table,
+    table_names,
+)
 from evaluation.protocol import Protocol, Source
 
 PROTOCOL = Protocol(
@@ -55,3 +68,45 @@ def test_what_made_the_images_may_differ():
 
 def test_two_splits_are_two_rows():
     assert [r.reference for r in rows([measured(), measured(reference="test", images=5)])] == ["train", "test"]
+
+
+def test_rows_of_real_images_have_their_own_numbers_of_images():
+    found = floor_rows([measured("test", images=5), measured("half"), measured("test", fd=3.0, images=5)])
+    assert [(r.method, r.images, r.values["fd"].values) for r in found] == [
+        ("test", 5, [1.0, 3.0]),
+        ("half", 20, [1.0]),
+    ]
+
+
+def lines(shown):
+    """The words of each line of a table."""
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(shown)
+    return [line.split() for line in console.export_text().splitlines()]
+
+
+JUDGED = {"fd_x": 1.0, "fd_x_judges": 2.0, "fd_x_judges_std": 0.5, "fd_x/judge_1": 3.0, "share_x/0": 0.25}
+
+
+def test_what_several_judges_say_has_its_own_table():
+    found = rows([Measured("CT", 1, JUDGED, PROTOCOL), Measured("CT", 1, JUDGED | {"fd_x_judges": 4.0}, PROTOCOL)])
+    assert table_names(found[0]) == ["fd_x"]
+    assert lines(judges_table("Judges", found))[-2] == ["CT", "1", "3", "±0.5"]
+    assert judges_table("Judges", rows([measured()])) is None
+    assert lines(classes_table("Classes", found))[-2] == ["CT", "1", "25"]
+    assert classes_table("Classes", rows([measured()])) is None
+
+
+def test_a_row_of_another_number_of_images_says_so():
+    found = [*rows([measured()]), *floor_rows([measured("real", images=5)])]
+    assert [line[0] for line in lines(table("Scores", found, ["fd"]))[-3:-1]] == ["CT", "real,"]
+
+
+def test_methods_with_what_they_took():
+    timed = replace(PROTOCOL.source, images_seen=600_000, training_seconds=90.0)
+    found = rows([measured(source=timed), measured("old")])
+    shown = lines(methods_table(found, {"CT": 1234, "old": 5}))
+    assert shown[-3:-1] == [["CT", "1,234", "600,000", "1.5"], ["old", "5"]]
+    content = as_dict(found)
+    assert [time["training_seconds"] for time in content["times"]] == [90.0, None]
+    assert "training_seconds" not in content["rows"][0]

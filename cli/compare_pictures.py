@@ -1,0 +1,175 @@
+"""What a comparison shows of a method beside its scores: samples from fixed seeds, and test images inverted.
+
+Everything is made once, in a file by its key as the scores are, since it costs network evaluations.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.rng import ImageNoise
+from diffusion.samplers import add_initial_noise
+from evaluation.files import read_npz, write_npz
+from evaluation.generate import Meter, draw_labels, generate, to_uint8
+from evaluation.inversion import squared_error
+from evaluation.scorer import class_counts, random_part
+
+SAMPLES = 32
+"""Samples of each grid, from seeds 0 to 31."""
+INVERTED = 16
+"""Test images that are inverted, with the initial noise of seeds 0 to 15."""
+
+
+@dataclass(frozen=True)
+class Inversion:
+    """Test images, their noise, and what one evaluation makes of it; images are (N, C, H, W) uint8.
+
+    Errors are mean squared, per pixel on [0, 1]; `control` is that of the images denoised from the same small initial
+    noise and never inverted. Of `noise`, three standard deviations of a standard normal are black and white.
+    """
+
+    levels: tuple[float, ...]
+    nfe_in: float
+    nfe_out: float
+    error: float
+    control: float
+    truth: np.ndarray
+    back: np.ndarray
+    noise: np.ndarray
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a method shows.
+
+    Args:
+        module: name of its class.
+        conditional: whether it is told a class.
+        samples: (SAMPLES, C, H, W) uint8 by the number of evaluations.
+        real: as many images of the test split.
+        inversions: one for each of its ways; where one failed, why. Empty where the model goes from noise to data only.
+        refused: numbers of evaluations that others are scored with and that it has no sampler for, with its own words.
+    """
+
+    module: str
+    conditional: bool
+    samples: dict[int, np.ndarray]
+    real: np.ndarray
+    inversions: list[Inversion | str]
+    refused: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Album:
+    """Makes a method's pictures, or finds them.
+
+    Args:
+        module: in evaluation mode, on the CPU.
+        data: the datamodule.
+        folder: of the files.
+        context: all that decides a picture beside what it is of: the checkpoint, the data, ...
+        batch_size: images per forward pass.
+    """
+
+    module: Any
+    data: Any
+    folder: Path
+    context: dict[str, Any]
+    batch_size: int
+
+    def pictures(self, steps: Sequence[int], others: Sequence[int]) -> Pictures:
+        """All of them.
+
+        Args:
+            steps: numbers of evaluations that the method is scored with.
+            others: further ones, of other methods.
+        """
+        samples = {n: self._known(partial(self._samples, n), samples=[n, SAMPLES])["images"] for n in steps}
+        real, _ = self._test_images(SAMPLES)
+        levels = getattr(self.module, "inversions", ()) if hasattr(self.module, "invert") else ()
+        inversions = [self._known(partial(self._inverted, way), inverted=[*way, INVERTED]) for way in levels]
+        refusals = {n: self._known(partial(self._refusal, n), refusal=n)["reason"] for n in others}
+        return Pictures(
+            type(self.module).__name__,
+            bool(self.module.num_classes),
+            samples,
+            real.cpu().numpy(),
+            [_inversion(way, held) for way, held in zip(levels, inversions, strict=True)],
+            {n: str(reason) for n, reason in refusals.items() if str(reason)},
+        )
+
+    def _known(self, make: Callable[[], dict[str, Any]], **kind: Any) -> dict[str, Any]:
+        """The arrays of a kind of picture; its file is made where it is not there or damaged."""
+        key = hashlib.sha256(json.dumps({**self.context, **kind}, sort_keys=True).encode()).hexdigest()[:16]
+        path = self.folder / f"{key}.npz"
+        if path.is_file():
+            try:
+                return read_npz(path, ("images", "numbers", "truth", "back", "noise", "reason"))
+            except ValueError as error:
+                print(f"{error}: made anew", flush=True)
+        made = make()
+        write_npz(path, made)
+        return made
+
+    def _test_images(self, n: int) -> tuple[Tensor, Tensor | None]:
+        """n images of the test split (n, C, H, W) uint8 with their labels, at random, always the same."""
+        images, labels = self.data.uint8_images("test")
+        return random_part(images, labels, n)
+
+    def _samples(self, steps: int) -> dict[str, Any]:
+        """From the first seeds, of the classes that scores draw for these."""
+        label, seeds = None, range(SAMPLES)
+        if self.module.num_classes:
+            _, labels = self.data.uint8_images("train")
+            label = draw_labels(seeds, class_counts(labels, self.module.num_classes))
+        shape, size = self.module.image_shape, self.batch_size
+        images = generate(self.module.sample, seeds, shape, steps=steps, label=label, batch_size=size)
+        return {"images": images.numpy()}
+
+    @torch.inference_mode()
+    def _inverted(self, levels: Sequence[float]) -> dict[str, Any]:
+        """Test images through the levels and back."""
+        module, denoise = self.module, self.module.ema_denoiser
+        truth, labels = self._test_images(INVERTED)
+        label = labels if module.num_classes else None
+        x0, seeds = truth.float() / 127.5 - 1, range(len(truth))
+        way_in, way_out = Meter(denoise.network), Meter(denoise.network)
+        with way_in.batch(len(x0)):
+            noise = module.invert(x0, ImageNoise(seeds, module.image_shape), len(levels) - 1, label)
+        with way_out.batch(len(x0)):
+            regenerated = denoise(noise, levels[-1], label)
+        start = add_initial_noise(x0, levels[0], ImageNoise(seeds, module.image_shape))
+        try:
+            back, control = to_uint8(regenerated), to_uint8(denoise(start, levels[0], label))
+            drawn = to_uint8(noise / levels[-1] / 3)
+        except ValueError as error:  # of a model that diverged there: its samples may be sound all the same
+            return {"reason": str(error)}
+        errors = (float(squared_error(images, truth).mean()) for images in (back, control))
+        return {
+            "numbers": np.array([way_in.nfe, way_out.nfe, *errors]),
+            **{name: x.numpy() for name, x in (("truth", truth), ("back", back), ("noise", drawn))},
+        }
+
+    @torch.inference_mode()
+    def _refusal(self, steps: int) -> dict[str, Any]:
+        """Why the method has no sampler of so many evaluations; empty if it has one."""
+        label = torch.zeros(1, dtype=torch.int64) if self.module.num_classes else None
+        try:
+            self.module.sample(ImageNoise([0], self.module.image_shape), steps, label)
+        except ValueError as error:
+            return {"reason": str(error)}
+        return {"reason": ""}
+
+
+def _inversion(levels: Sequence[float], held: dict[str, Any]) -> Inversion | str:
+    if "reason" in held:
+        return str(held["reason"])
+    return Inversion(tuple(levels), *held["numbers"].tolist(), *(held[name] for name in ("truth", "back", "noise")))
