@@ -1,6 +1,6 @@
 """The precision of a run that names none: bfloat16 where the machine has instructions for it.
 
-Elsewhere bfloat16 is emulated: on an AMD EPYC with AVX2 alone the default run was 20 times slower than in float32.
+Elsewhere bfloat16 is emulated: on an AMD EPYC with AVX2 alone a 512 x 512 matrix product took 40 times as long.
 """
 
 from typing import Any

@@ -25,15 +25,14 @@ def shrunk(name, images):
     in the repository."""
     options = []
     if "cifar10" in name or "imagenet64" in name:
-        options += ["--model.init_args.network.init_args.channels=32"]
+        options += [f"--model.init_args.network.init_args.{o}" for o in ("channels=32", "num_blocks=1")]
         judge = yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"].get("discriminator")
         if judge is not None:
-            options += ["--model.init_args.network.init_args.num_blocks=1"]
             options += ["--model.init_args.discriminator.init_args.channels=32"]
             if "num_blocks" in judge["init_args"]:
                 options += ["--model.init_args.discriminator.init_args.num_blocks=1"]
     if "imagenet64" in name:
-        options += [f"--model.init_args.network.init_args.{o}" for o in ("num_blocks=1", "channels_per_head=32")]
+        options += ["--model.init_args.network.init_args.channels_per_head=32"]
     if "CachedPairs" in (CONFIGS / name).read_text():
         options += [f"--model.init_args.pairs.init_args.{o}" for o in ("count=4", "steps=3")]
         options += [f"--model.init_args.pairs.init_args.cache={images.parent / 'pairs'}"]
