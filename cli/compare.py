@@ -67,6 +67,7 @@ def write(plan: "Plan", results: "Sequence[Result]", trained: "dict[str, Path]",
     from cli.compare_board import FOLDER, write_board
     from cli.compare_report import write_report
     from evaluation.comparison import (
+        against,
         as_dict,
         classes_table,
         floor_rows,
@@ -85,12 +86,8 @@ def write(plan: "Plan", results: "Sequence[Result]", trained: "dict[str, Path]",
     protocol = results[0].measured[0].protocol
     console = Console()
     for split in ("train", "test"):
-        here = [row for row in found if row.reference == split]
-        # real images: against the same split, and half of the training split against its other half
-        here += [row for row in real if row.reference == split or (split, row.reference) == ("train", "other half")]
-        title = (
-            f"{_judged(results, split):,} images against {split}; mean ± deviation over {plan.seed_ranges} seed ranges"
-        )
+        here = against(split, found, real)
+        title = f"{here[0].images:,} images against {split}; mean ± deviation over {plan.seed_ranges} seed ranges"
         console.print(table(title, here, table_names(here[0]), protocol.describe()))
         if judged := judges_table(f"Against {split}, mean ± deviation over judges", here):
             console.print(judged)
@@ -107,11 +104,6 @@ def write(plan: "Plan", results: "Sequence[Result]", trained: "dict[str, Path]",
     write_json(root / "compare.json", content)
     write_csv(root / "compare.csv", [*found, *real])
     write_report(root / "report.html", plan, results, found, real, trained, threads)
-    write_board(root / FOLDER, trained, [row for row in found if row.reference == "train"])
+    write_board(root / FOLDER, trained, against("train", found, []))
     print(f"written: {root / 'compare.json'}, {root / 'compare.csv'}, {root / 'report.html'}")
     print(f"curves:  tensorboard --logdir {root} (all methods in one chart: custom scalars)")
-
-
-def _judged(results: "Sequence[Result]", split: str) -> int:
-    """Images that are judged against a split."""
-    return next(m.protocol.images for m in results[0].measured if m.protocol.reference == split)

@@ -3,13 +3,11 @@
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from evaluation.comparison import Row, table_names
-from evaluation.dashboard_run import flatten
+from evaluation.dashboard_run import end_session, flatten, start_session
 from lightning_modules.checkpoint import read_checkpoint
 
 FOLDER = "board"
@@ -44,12 +42,13 @@ def write_board(folder: Path, methods: Mapping[str, Path], rows: Sequence[Row]) 
     for method, checkpoint in methods.items():
         content = read_checkpoint(checkpoint)
         with SummaryWriter(folder / method.replace("/", "_")) as writer:
-            _columns(writer, {"method": method} | dict(flatten(content.get("hyper_parameters", {}))))
+            start_session(writer, {"method": method} | dict(flatten(content.get("hyper_parameters", {}))))
             for row in (row for row in rows if row.method == method):
                 for name in names:
                     value = row.values[name].mean
                     writer.add_scalar(f"compared/{name}", value, row.steps)
                     writer.add_scalar(f"final/{name}_{row.steps}_steps", value, content["images_seen"])
+            end_session(writer)
     with SummaryWriter(folder / "layout") as writer:
         writer.add_custom_scalars(
             {
@@ -57,10 +56,3 @@ def write_board(folder: Path, methods: Mapping[str, Path], rows: Sequence[Row]) 
                 "Training by images seen": {n: ["Multiline", [f"^{tag}$"]] for n, tag in TRAINING.items()},
             }
         )
-
-
-def _columns(writer: SummaryWriter, values: dict[str, Any]) -> None:
-    """Hyper-parameters without a list of columns, as `evaluation.dashboard_run.RunSummary` writes them."""
-    _, start, end = hparams(values, {})
-    for summary in (start, end):
-        writer._get_file_writer().add_summary(summary)

@@ -3,8 +3,6 @@
 Everything is made once, in a file by its key as the scores are, since it costs network evaluations.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +15,10 @@ from torch import Tensor
 
 from diffusion.rng import ImageNoise
 from diffusion.samplers import add_initial_noise
-from evaluation.files import read_npz, write_npz
-from evaluation.generate import Meter, draw_labels, generate, to_uint8
+from evaluation.files import key_of, read_npz, write_npz
+from evaluation.generate import Meter, generate, to_uint8
 from evaluation.inversion import squared_error
-from evaluation.scorer import class_counts, random_part
+from evaluation.scorer import random_part, wanted_labels
 
 SAMPLES = 32
 """Samples of each grid, from seeds 0 to 31."""
@@ -108,8 +106,7 @@ class Album:
 
     def _known(self, make: Callable[[], dict[str, Any]], **kind: Any) -> dict[str, Any]:
         """The arrays of a kind of picture; its file is made where it is not there or damaged."""
-        key = hashlib.sha256(json.dumps({**self.context, **kind}, sort_keys=True).encode()).hexdigest()[:16]
-        path = self.folder / f"{key}.npz"
+        path = self.folder / f"{key_of(self.context | kind)}.npz"
         if path.is_file():
             try:
                 return read_npz(path, ("images", "numbers", "truth", "back", "noise", "reason"))
@@ -126,10 +123,8 @@ class Album:
 
     def _samples(self, steps: int) -> dict[str, Any]:
         """From the first seeds, of the classes that scores draw for these."""
-        label, seeds = None, range(SAMPLES)
-        if self.module.num_classes:
-            _, labels = self.data.uint8_images("train")
-            label = draw_labels(seeds, class_counts(labels, self.module.num_classes))
+        seeds = range(SAMPLES)
+        label = wanted_labels(self.module, seeds, self.data.uint8_images("train")[1])
         shape, size = self.module.image_shape, self.batch_size
         images = generate(self.module.sample, seeds, shape, steps=steps, label=label, batch_size=size)
         return {"images": images.numpy()}

@@ -13,7 +13,7 @@ from cli.compare_score import Result
 from cli.compare_training import read_training
 from cli.compare_words import Findings, listed, protocol_in_words, sampling_table, what_is_missing
 from cli.run_files import run_directory
-from evaluation.comparison import Row, table_names
+from evaluation.comparison import Row, against, table_names
 from evaluation.files import replacing
 from evaluation.grids import Picture
 from evaluation.page import (
@@ -99,7 +99,7 @@ def _tables(findings: Findings) -> str:
     """Scores against each split, and what each method is and took."""
     parts = []
     for split in ("train", "test"):
-        rows = _against(findings, split)
+        rows = against(split, findings.rows, findings.real)
         names, protocol = table_names(rows[0]), findings.first(split).protocol
         spread = (
             f"mean ± deviation over {findings.seed_ranges} ranges of seeds" if findings.seed_ranges > 1 else "means"
@@ -113,12 +113,6 @@ def _tables(findings: Findings) -> str:
             shown = [[*_told(row, rows[0])[:2], *(_over_judges(row, name) for name in judged)] for row in rows]
             parts.append(folded(caption, table(caption, ["method", "NFE", *judged], shown)))
     return "\n".join(parts)
-
-
-def _against(findings: Findings, split: str) -> list[Row]:
-    """Rows against a split, those of real images last; half of the training split stands with that split."""
-    real = [row for row in findings.real if row.reference == split or (split, row.reference) == ("train", "other half")]
-    return [*(row for row in findings.rows if row.reference == split), *real]
 
 
 def _told(row: Row, first: Row) -> list[str]:
@@ -177,7 +171,7 @@ def _milliseconds(row: Row) -> float | None:
 def _levels(findings: Findings, split: str, name: str) -> list[Level]:
     return [
         Level(row.method, row.values[name].mean)
-        for row in _against(findings, split)
+        for row in against(split, findings.rows, findings.real)
         if row.nfe is None and row.method in FLOORS[split] and name in row.values
     ]
 

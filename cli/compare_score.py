@@ -20,12 +20,12 @@ from cli.run_files import read_text, run_config
 from evaluation.comparison import Measured
 from evaluation.faults import fault_scores, faults
 from evaluation.features import Features, extract
-from evaluation.generate import Meter, draw_labels, generate
+from evaluation.files import key_of
 from evaluation.judges import judges_for, over_judges
-from evaluation.protocol import Protocol, Source, library_versions, seed_ranges
+from evaluation.protocol import Protocol, library_versions, seed_ranges
 from evaluation.real_features import FOLDER, real_features, tensor_sha256
 from evaluation.report import write_json
-from evaluation.scorer import class_counts, describe_sampling
+from evaluation.scorer import generated, wanted_labels
 from evaluation.scores import Score, floors, score
 from lightning_modules.checkpoint import file_sha256, load_module
 
@@ -89,20 +89,14 @@ def run_task(task: Task) -> Result:
     measured, new = [], 0
     for steps in task.steps:
         for seeds in task.seeds:
-            path = task.results / f"{scoring.key(steps, seeds)}.json"
-            if not path.is_file():
-                scores = scoring.scores(steps, seeds)
-                write_json(path, {"context": scoring.context(steps, seeds), "scores": [s.as_dict() for s in scores]})
-                new += 1
-            measured += [_measured(task.method, steps, s) for s in json.loads(path.read_text())["scores"]]
-    real = []
-    for seeds in task.seeds:
-        path = task.results / f"{scoring.key(None, seeds)}.json"
-        if not path.is_file():
-            scores = scoring.floors(seeds)
-            write_json(path, {"context": scoring.context(None, seeds), "scores": [s.as_dict() for s in scores]})
-        found = json.loads(path.read_text())["scores"]
-        real += [_measured(s["protocol"]["source"]["name"], None, s) for s in found]
+            found, made = scoring.known(steps, seeds)
+            measured += [_measured(task.method, steps, s) for s in found]
+            new += made
+    real = [
+        _measured(s["protocol"]["source"]["name"], None, s)
+        for seeds in task.seeds
+        for s in scoring.known(None, seeds)[0]
+    ]
     parameters = sum(p.numel() for p in scoring.module.ema_denoiser.parameters())
     pictures = scoring.album().pictures(task.steps, task.others)
     return Result(measured, real, parameters, scoring.data_sha256, new, pictures)
@@ -141,29 +135,31 @@ class Scoring:
             judged: dict[str, Any] = {"faults": names}
         else:
             judged = {"checkpoint": self.checkpoint_sha256, "steps": steps}
+        features = ",".join(judge.sha256 for judge in self.judges)
+        return self.computed | judged | {"seeds": seed_ranges(seeds), "features": features}
+
+    @property
+    def computed(self) -> dict[str, Any]:
+        """What decides scores and pictures alike, beside the checkpoint."""
         return {
-            **judged,
-            "seeds": seed_ranges(seeds),
             "batch_size": self.task.batch_size,
             "threads": self.task.threads,
             "data": self.data_sha256,
-            "features": ",".join(judge.sha256 for judge in self.judges),
             "libraries": library_versions(),
         }
 
-    def key(self, steps: int | None, seeds: range) -> str:
-        """The name of a score's file."""
-        return hashlib.sha256(json.dumps(self.context(steps, seeds), sort_keys=True).encode()).hexdigest()[:16]
+    def known(self, steps: int | None, seeds: range) -> tuple[list[dict[str, Any]], bool]:
+        """The scores as plain values, from their file, and whether it had to be made; steps None: of real images."""
+        context = self.context(steps, seeds)
+        path = self.task.results / f"{key_of(context)}.json"
+        if new := not path.is_file():
+            scores = self.floors(seeds) if steps is None else self.scores(steps, seeds)
+            write_json(path, {"context": context, "scores": [s.as_dict() for s in scores]})
+        return json.loads(path.read_text())["scores"], new
 
     def album(self) -> Album:
         """What makes the checkpoint's pictures."""
-        context = {
-            "checkpoint": self.checkpoint_sha256,
-            "batch_size": self.task.batch_size,
-            "threads": self.task.threads,
-            "data": self.data_sha256,
-            "libraries": library_versions(),
-        }
+        context = self.computed | {"checkpoint": self.checkpoint_sha256}
         return Album(self.module, self.data, self.task.results, context, self.task.batch_size)
 
     @cached_property
@@ -178,28 +174,8 @@ class Scoring:
 
     def scores(self, steps: int, seeds: range) -> list[Score]:
         """Against both splits."""
-        module, size = self.module, self.task.batch_size
-        label = None
-        if module.num_classes:
-            label = draw_labels(seeds, class_counts(self.train_labels, module.num_classes))
-        meter = Meter(module.ema_denoiser.network)
-        images = generate(
-            module.sample, seeds, module.image_shape, steps=steps, label=label, batch_size=size, meter=meter
-        )
-        source = Source(
-            name=f"{type(module).__name__}, {steps} step{'s' * (steps > 1)}",
-            steps=steps,
-            sampling=describe_sampling(module, steps),
-            nfe=meter.nfe,
-            seconds_per_image=meter.seconds_per_image,
-            batch_size=min(size, len(seeds)),
-            seeds=seed_ranges(seeds),
-            ema_rate=module.ema.rates[0],
-            images_seen=module.images_seen,
-            training_seconds=module.training_seconds or None,
-            device="cpu",
-            dtype=str(next(module.ema_denoiser.parameters()).dtype).removeprefix("torch."),
-        )
+        size, label = self.task.batch_size, wanted_labels(self.module, seeds, self.train_labels)
+        images, source = generated(self.module, seeds, steps, label, size)
         against: dict[str, list[Score]] = {"train": [], "test": []}
         for judge, splits in zip(self.judges, self.real, strict=True):
             features = extract(judge, images, size)

@@ -1,11 +1,11 @@
 """Scores of sampling schedules on disk, so that no schedule is scored twice."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 from cli.errors import UsageError
+from evaluation.files import key_of
 from evaluation.report import write_json
 
 
@@ -24,7 +24,7 @@ class ScoreCache:
 
     def __init__(self, path: Path, context: dict[str, Any]):
         self.path, self.context = path, context
-        self.name = hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:16]
+        self.name = key_of(context)
         self.scores: dict[str, float] = self._read().get(self.name, {}).get("scores", {})
 
     def get(self, levels: tuple[float, ...]) -> float | None:

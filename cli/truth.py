@@ -85,7 +85,8 @@ def _truth(options: "argparse.Namespace") -> None:
     directions = directions_in(law.means[0].numel(), DIRECTIONS, numbers(options.seed, "directions"))
     console = Console()
     what = f"{len(law.means):,} images, a finite set" if law.finite else f"{len(law.means)} Gaussians, std {law.std:g}"
-    print(f"{data.source}: {what}{f' of {len(law.classes)} classes' if law.classes else ''}; {_named(module)}")
+    classes = f" of {len(law.classes)} classes" if law.classes else ""
+    print(f"{data.source}: {what}{classes}; {type(module).__name__}, {module.images_seen:,} images seen")
 
     content: dict[str, Any] = {
         "module": type(module).__name__,
@@ -116,10 +117,6 @@ def _truth(options: "argparse.Namespace") -> None:
 def _shared(options: "argparse.Namespace", device: "torch.device") -> dict[str, Any]:
     """What all measurements are told."""
     return {"seed": options.seed, "batch_size": options.batch_size, "device": device}
-
-
-def _named(module: Any) -> str:
-    return f"{type(module).__name__}, {module.images_seen:,} images seen"
 
 
 def law_of(data: Any, module: Any, limit: int, device: "torch.device") -> "Law":

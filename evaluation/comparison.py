@@ -94,6 +94,12 @@ def floor_rows(measured: Sequence[Measured]) -> list[Row]:
     return [row for name in names for row in rows([m for m in measured if m.method == name])]
 
 
+def against(split: str, found: Sequence[Row], real: Sequence[Row]) -> list[Row]:
+    """The rows of methods, then of real images, against a split; half of the training split stands with that split."""
+    references = ("train", "other half") if split == "train" else (split,)
+    return [row for row in (*found, *real) if row.reference in references]
+
+
 def _row(key: tuple[str, int | None, str], group: Sequence[Measured]) -> Row:
     source = group[0].protocol.source
     seconds = [m.protocol.source.seconds_per_image for m in group]

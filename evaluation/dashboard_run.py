@@ -1,12 +1,13 @@
 """What a run is, on its dashboard: the configuration as text, and as hyper-parameters beside the results."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from evaluation.dashboard_writer import tensorboard_of
@@ -35,14 +36,24 @@ class RunSummary(Callback):
         config = Path(directory) / "config.yaml"
         text = config.read_text() if config.is_file() else "\n".join(f"{k}: {v}" for k, v in values.items())
         writer.add_text("config", "".join(f"    {line}\n" for line in text.splitlines()))
-        writer._get_file_writer().add_summary(hparams(values, {})[1])  # columns, start, end
-        writer.flush()
+        start_session(writer, values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         writer = tensorboard_of(trainer)
         if writer is not None and trainer.is_global_zero:
-            writer._get_file_writer().add_summary(hparams({}, {})[2])
-            writer.flush()
+            end_session(writer)
+
+
+def start_session(writer: SummaryWriter, values: Mapping[str, Plain]) -> None:
+    """Write a run's hyper-parameters without a list of columns, see `RunSummary`."""
+    writer._get_file_writer().add_summary(hparams(dict(values), {})[1])  # columns, start, end
+    writer.flush()
+
+
+def end_session(writer: SummaryWriter) -> None:
+    """Write that the run whose hyper-parameters were written is complete."""
+    writer._get_file_writer().add_summary(hparams({}, {})[2])
+    writer.flush()
 
 
 def flatten(config: Any, name: str = "") -> Iterator[tuple[str, Plain]]:

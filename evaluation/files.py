@@ -1,5 +1,7 @@
-"""Files that are written whole or not at all, and npz files of plain arrays."""
+"""Files that are written whole or not at all, npz files of plain arrays, and names of files by what decides them."""
 
+import hashlib
+import json
 import os
 import zipfile
 import zlib
@@ -9,6 +11,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+
+def key_of(context: Mapping[str, Any]) -> str:
+    """The name, 16 hexadecimal digits, of what plain values decide; their order does not count."""
+    return hashlib.sha256(json.dumps(context, sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager

@@ -21,6 +21,8 @@ from evaluation.reference import Reference, read_reference
 from evaluation.report import print_report, scalars, write_json
 from evaluation.scores import Score, floors, score, score_by_moments
 
+CPU = torch.device("cpu")
+
 
 class Scorer(Callback):
     """Generates from the EMA weights, scores against both splits, prints tables, writes JSON, logs scalars.
@@ -96,35 +98,10 @@ class Scorer(Callback):
 
         count = self.num_images or judge.default_images(len(train))
         seeds = range(count)
-        label = None
-        if pl_module.num_classes:
-            label = draw_labels(seeds, class_counts(train_labels, pl_module.num_classes))
+        label = wanted_labels(pl_module, seeds, train_labels)
         made = []
         for steps in evaluations:
-            meter = Meter(pl_module.ema_denoiser.network)
-            images = generate(
-                pl_module.sample,
-                seeds,
-                pl_module.image_shape,
-                steps=steps,
-                label=label,
-                batch_size=size,
-                device=device,
-                meter=meter,
-            )
-            source = Source(
-                name=f"{type(pl_module).__name__}, {steps} step{'s' * (steps > 1)}",
-                steps=steps,
-                sampling=describe_sampling(pl_module, steps),
-                nfe=meter.nfe,
-                seconds_per_image=meter.seconds_per_image,
-                batch_size=min(size, count),
-                seeds=seed_ranges(seeds),
-                ema_rate=pl_module.ema.rates[0],
-                images_seen=pl_module.images_seen,
-                device=device_name(device),
-                dtype=str(next(pl_module.ema_denoiser.parameters()).dtype).removeprefix("torch."),
-            )
+            images, source = generated(pl_module, seeds, steps, label, size, device)
             made.append((source, extract(judge, images, size, device)))
         self.inversions = score_inversions(pl_module, *random_part(test_images, test_labels, count), size)
         directory = trainer.log_dir or trainer.default_root_dir  # asks all processes
@@ -182,6 +159,53 @@ def sampled_steps(pl_module: Any, wanted: Sequence[int] | None) -> list[int]:
             if wanted:
                 raise
     return offered
+
+
+def wanted_labels(pl_module: Any, seeds: Sequence[int], train_labels: Tensor | None) -> Tensor | None:
+    """The classes (N,) that images of these seeds are to have, as often as the training data have them.
+
+    None for a model that is told none.
+    """
+    if not pl_module.num_classes:
+        return None
+    return draw_labels(seeds, class_counts(train_labels, pl_module.num_classes))
+
+
+def generated(
+    pl_module: Any,
+    seeds: Sequence[int],
+    steps: int,
+    label: Tensor | None,
+    batch_size: int,
+    device: torch.device = CPU,
+) -> tuple[Tensor, Source]:
+    """Images (N, C, H, W) uint8 of the EMA weights, as `evaluation.generate.generate`, and how they were made."""
+    meter = Meter(pl_module.ema_denoiser.network)
+    images = generate(
+        pl_module.sample,
+        seeds,
+        pl_module.image_shape,
+        steps=steps,
+        label=label,
+        batch_size=batch_size,
+        device=device,
+        meter=meter,
+    )
+    source = Source(
+        name=f"{type(pl_module).__name__}, {steps} step{'s' * (steps > 1)}",
+        steps=steps,
+        sampling=describe_sampling(pl_module, steps),
+        nfe=meter.nfe,
+        seconds_per_image=meter.seconds_per_image,
+        batch_size=min(batch_size, len(seeds)),
+        seeds=seed_ranges(seeds),
+        ema_rate=pl_module.ema.rates[0],
+        images_seen=pl_module.images_seen,
+        training_seconds=getattr(pl_module, "training_seconds", 0.0) or None,
+        device=device_name(device),
+        dtype=str(next(pl_module.ema_denoiser.parameters()).dtype).removeprefix("torch."),
+    )
+    return images, source
 
 
 def describe_sampling(pl_module: Any, steps: int) -> str | None:
