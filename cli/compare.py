@@ -1,6 +1,7 @@
 """`compare`: methods side by side, trained, scored and written as one table."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,17 +22,17 @@ def _compare(args: Sequence[str]) -> None:
 
     quiet()
     from cli.compare_plan import parse_plan
-    from cli.compare_score import Task, score_all
-    from cli.compare_train import checkpoints
+    from cli.compare_score import Result, Task, joined, score_all
+    from cli.compare_train import train_all
 
     plan, jobs, threads = parse_plan(args)
     root = Path(plan.root)
     asked = {steps for entry in plan.methods.values() for steps in entry.steps}
-    trained = checkpoints(plan, jobs, threads, lambda line: print(line, flush=True))
-    tasks = [
-        Task(
+    trained = train_all(plan, jobs, threads, lambda line: print(f"{line}\n", end="", flush=True))
+    tasks = {
+        (name, training): Task(
             name,
-            trained[name],
+            trained.checkpoints[training],
             tuple(entry.steps),
             tuple(plan.seeds()),
             root / "results",
@@ -39,19 +40,37 @@ def _compare(args: Sequence[str]) -> None:
             plan.inception_weights,
             threads,
             tuple(sorted(asked.difference(entry.steps))),
+            entry.arguments,
+            entry.averaged,
         )
         for name, entry in plan.methods.items()
-    ]
-    results = score_all(tasks, jobs)
-    _same_data(plan, results)
-    new, known = sum(r.new for r in results), sum(len(r.measured) // 2 - r.new for r in results)
+        for training in plan.trainings(name)
+        if training in trained.checkpoints
+    }
+    failed = {str(training): reason for training, reason in trained.failed.items()}
+    found: dict[str, list[Result]] = {}
+    checkpoints: dict[str, Path] = {}
+    for ((name, training), task), result in zip(tasks.items(), score_all(list(tasks.values()), jobs), strict=True):
+        if isinstance(result, str):
+            failed[str(replace(training, name=name))] = result
+        else:
+            found.setdefault(name, []).append(result)
+            checkpoints.setdefault(name, task.checkpoint)
+    told = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
+    if not found:
+        raise UsageError(told)
+    results = {name: joined(several) for name, several in found.items()}
+    _same_data(results)
+    known = sum(len(r.measured) // 2 for r in results.values()) - (new := sum(r.new for r in results.values()))
     print(f"scores: {new} new, {known} known")
-    write(plan, results, trained, threads)
+    write(plan, results, checkpoints, failed, threads)
+    if failed:
+        raise UsageError(told)
 
 
-def _same_data(plan: "Plan", results: "Sequence[Result]") -> None:
+def _same_data(results: "Mapping[str, Result]") -> None:
     """Refuse methods of unlike data."""
-    (first, reference), *rest = zip(plan.methods, results, strict=True)
+    (first, reference), *rest = results.items()
     for name, result in rest:
         if result.data_sha256 != reference.data_sha256:
             raise UsageError(
@@ -60,17 +79,34 @@ def _same_data(plan: "Plan", results: "Sequence[Result]") -> None:
             )
 
 
-def write(plan: "Plan", results: "Sequence[Result]", trained: "dict[str, Path]", threads: int) -> None:
-    """Print the tables, and write compare.json, compare.csv and report.html under the plan's root."""
+def write(
+    plan: "Plan",
+    results: "Mapping[str, Result]",
+    checkpoints: "Mapping[str, Path]",
+    failed: dict[str, str],
+    threads: int,
+) -> None:
+    """Print the tables, and write compare.json, compare.csv and report.html under the plan's root.
+
+    Args:
+        plan: the comparison.
+        results: by method.
+        checkpoints: of each of these, the first of its trainings.
+        failed: trainings that have no scores, and why.
+        threads: of each process.
+    """
     from rich.console import Console
 
     from cli.compare_board import FOLDER, write_board
     from cli.compare_report import write_report
+    from cli.compare_words import spread_over
     from evaluation.comparison import (
         against,
         as_dict,
         classes_table,
         floor_rows,
+        inversion_rows,
+        inversions_table,
         judges_table,
         methods_table,
         rows,
@@ -78,32 +114,39 @@ def write(plan: "Plan", results: "Sequence[Result]", trained: "dict[str, Path]",
         table_names,
         write_csv,
     )
+    from evaluation.inversion import InversionScore
     from evaluation.report import write_json
 
-    root = Path(plan.root)
-    found = rows([m for result in results for m in result.measured])
-    real = floor_rows(results[0].floors)
-    protocol = results[0].measured[0].protocol
+    root, first = Path(plan.root), next(iter(results.values()))
+    found = rows([m for result in results.values() for m in result.measured])
+    real = floor_rows(first.floors)
+    inverted = inversion_rows(
+        {name: [i for i in result.inversions if isinstance(i, InversionScore)] for name, result in results.items()}
+    )
+    protocol = first.measured[0].protocol
     console = Console()
     for split in ("train", "test"):
         here = against(split, found, real)
-        title = f"{here[0].images:,} images against {split}; mean ± deviation over {plan.seed_ranges} seed ranges"
+        title = f"{here[0].images:,} images against {split}; mean ± deviation over {spread_over(plan)}"
         console.print(table(title, here, table_names(here[0]), protocol.describe()))
         if judged := judges_table(f"Against {split}, mean ± deviation over judges", here):
             console.print(judged)
     if read := classes_table("Classes read, in %", [row for row in (*found, *real) if row.reference != "test"]):
         console.print(read)
-    parameters = {name: result.parameters for name, result in zip(plan.methods, results, strict=True)}
+    if ways := inversions_table(inverted):
+        console.print(ways)
+    parameters = {name: result.parameters for name, result in results.items()}
     console.print(methods_table(found, parameters))
     content: dict[str, Any] = {
         "protocol": {key: value for key, value in protocol.as_dict().items() if key not in ("source", "reference")},
-        "data_sha256": results[0].data_sha256,
+        "data_sha256": first.data_sha256,
         "parameters": parameters,
-        **as_dict([*found, *real]),
+        "failed": failed,
+        **as_dict([*found, *real], inverted),
     }
     write_json(root / "compare.json", content)
-    write_csv(root / "compare.csv", [*found, *real])
-    write_report(root / "report.html", plan, results, found, real, trained, threads)
-    write_board(root / FOLDER, trained, against("train", found, []))
+    write_csv(root / "compare.csv", [*found, *real], inverted)
+    write_report(root / "report.html", plan, results, found, real, inverted, checkpoints, failed, threads)
+    write_board(root / FOLDER, checkpoints, against("train", found, []))
     print(f"written: {root / 'compare.json'}, {root / 'compare.csv'}, {root / 'report.html'}")
     print(f"curves:  tensorboard --logdir {root} (all methods in one chart: custom scalars)")

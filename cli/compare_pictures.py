@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from diffusion.rng import ImageNoise
-from diffusion.samplers import add_initial_noise
+from diffusion.samplers import inversion_start, invert
 from evaluation.files import key_of, read_npz, write_npz
-from evaluation.generate import Meter, generate, to_uint8
-from evaluation.inversion import squared_error
+from evaluation.generate import generate, to_uint8
 from evaluation.scorer import random_part, wanted_labels
 
 SAMPLES = 32
@@ -30,15 +29,10 @@ INVERTED = 16
 class Inversion:
     """Test images, their noise, and what one evaluation makes of it; images are (N, C, H, W) uint8.
 
-    Errors are mean squared, per pixel on [0, 1]; `control` is that of the images denoised from the same small initial
-    noise and never inverted. Of `noise`, three standard deviations of a standard normal are black and white.
+    Of `noise`, three standard deviations of a standard normal are black and white.
     """
 
     levels: tuple[float, ...]
-    nfe_in: float
-    nfe_out: float
-    error: float
-    control: float
     truth: np.ndarray
     back: np.ndarray
     noise: np.ndarray
@@ -53,7 +47,7 @@ class Pictures:
         conditional: whether it is told a class.
         samples: (SAMPLES, C, H, W) uint8 by the number of evaluations.
         real: as many images of the test split.
-        inversions: one for each of its ways; where one failed, why. Empty where the model goes from noise to data only.
+        inversions: one for each of its ways that gives images.
         refused: numbers of evaluations that others are scored with and that it has no sampler for, with its own words.
     """
 
@@ -61,7 +55,7 @@ class Pictures:
     conditional: bool
     samples: dict[int, np.ndarray]
     real: np.ndarray
-    inversions: list[Inversion | str]
+    inversions: list[Inversion]
     refused: dict[int, str]
 
 
@@ -83,24 +77,29 @@ class Album:
     context: dict[str, Any]
     batch_size: int
 
-    def pictures(self, steps: Sequence[int], others: Sequence[int]) -> Pictures:
+    def pictures(
+        self, steps: Sequence[int], others: Sequence[int], inversions: Sequence[Sequence[float]] = ()
+    ) -> Pictures:
         """All of them.
 
         Args:
             steps: numbers of evaluations that the method is scored with.
             others: further ones, of other methods.
+            inversions: levels of the ways of inversion to show.
         """
         samples = {n: self._known(partial(self._samples, n), samples=[n, SAMPLES])["images"] for n in steps}
         real, _ = self._test_images(SAMPLES)
-        levels = getattr(self.module, "inversions", ()) if hasattr(self.module, "invert") else ()
-        inversions = [self._known(partial(self._inverted, way), inverted=[*way, INVERTED]) for way in levels]
+        shown = [self._known(partial(self._inverted, way), inverted=[*way, INVERTED]) for way in inversions]
         refusals = {n: self._known(partial(self._refusal, n), refusal=n)["reason"] for n in others}
         return Pictures(
             type(self.module).__name__,
             bool(self.module.num_classes),
             samples,
             real.cpu().numpy(),
-            [_inversion(way, held) for way, held in zip(levels, inversions, strict=True)],
+            [
+                Inversion(tuple(way), *(held[name] for name in ("truth", "back", "noise")))
+                for way, held in zip(inversions, shown, strict=True)
+            ],
             {n: str(reason) for n, reason in refusals.items() if str(reason)},
         )
 
@@ -109,7 +108,7 @@ class Album:
         path = self.folder / f"{key_of(self.context | kind)}.npz"
         if path.is_file():
             try:
-                return read_npz(path, ("images", "numbers", "truth", "back", "noise", "reason"))
+                return read_npz(path, ("images", "truth", "back", "noise", "reason"))
             except ValueError as error:
                 print(f"{error}: made anew", flush=True)
         made = make()
@@ -132,26 +131,14 @@ class Album:
     @torch.inference_mode()
     def _inverted(self, levels: Sequence[float]) -> dict[str, Any]:
         """Test images through the levels and back."""
-        module, denoise = self.module, self.module.ema_denoiser
-        truth, labels = self._test_images(INVERTED)
+        module, (truth, labels) = self.module, self._test_images(INVERTED)
         label = labels if module.num_classes else None
-        x0, seeds = truth.float() / 127.5 - 1, range(len(truth))
-        way_in, way_out = Meter(denoise.network), Meter(denoise.network)
-        with way_in.batch(len(x0)):
-            noise = module.invert(x0, ImageNoise(seeds, module.image_shape), len(levels) - 1, label)
-        with way_out.batch(len(x0)):
-            regenerated = denoise(noise, levels[-1], label)
-        start = add_initial_noise(x0, levels[0], ImageNoise(seeds, module.image_shape))
-        try:
-            back, control = to_uint8(regenerated), to_uint8(denoise(start, levels[0], label))
-            drawn = to_uint8(noise / levels[-1] / 3)
-        except ValueError as error:  # of a model that diverged there: its samples may be sound all the same
-            return {"reason": str(error)}
-        errors = (float(squared_error(images, truth).mean()) for images in (back, control))
-        return {
-            "numbers": np.array([way_in.nfe, way_out.nfe, *errors]),
-            **{name: x.numpy() for name, x in (("truth", truth), ("back", back), ("noise", drawn))},
-        }
+        initial, denoise = ImageNoise(range(len(truth)), module.image_shape), module.ema_denoiser
+        start, visited = inversion_start(truth.float() / 127.5 - 1, levels, initial, denoise.sigma_min)
+        noise = invert(denoise, start, visited, label)
+        back = denoise(noise, levels[-1], label)
+        images = {"truth": truth, "back": to_uint8(back), "noise": to_uint8(noise / levels[-1] / 3)}
+        return {name: x.numpy() for name, x in images.items()}
 
     @torch.inference_mode()
     def _refusal(self, steps: int) -> dict[str, Any]:
@@ -162,9 +149,3 @@ class Album:
         except ValueError as error:
             return {"reason": str(error)}
         return {"reason": ""}
-
-
-def _inversion(levels: Sequence[float], held: dict[str, Any]) -> Inversion | str:
-    if "reason" in held:
-        return str(held["reason"])
-    return Inversion(tuple(levels), *held["numbers"].tolist(), *(held[name] for name in ("truth", "back", "noise")))

@@ -17,29 +17,46 @@ from cli.errors import UsageError, did_you_mean, explain_parsing
 
 @dataclass(frozen=True)
 class Entry:
-    """A method: trained by a config, or taken from a run.
+    """A method: trained by a config, taken from a run, or another method's checkpoints used in another way.
 
     Args:
         steps: the numbers of network evaluations it is scored with.
         config: a file for `fit`, relative to the comparison's own file.
         run: a run's directory or a checkpoint, in the place of a config.
-        options: more options of `fit`, such as "--model.init_args.seed=1".
+        of: name of the method whose checkpoints these are, in the place of a config.
+        options: more options of `fit`, such as "--model.init_args.ema_batch=256".
         checkpoints: option of `fit` -> name of the method whose checkpoint it is given, such as a teacher.
+        arguments: of the module, in the place of those that its checkpoint holds, such as other `plans` to sample by.
+        averaged: whether the averaged weights are scored; if not, those of the last training step.
     """
 
     steps: list[int]
     config: Path_fr | None = None  # type: ignore[valid-type]
     run: str | None = None
+    of: str | None = None
     options: list[str] = field(default_factory=list)
     checkpoints: dict[str, str] = field(default_factory=dict)
+    arguments: dict[str, Any] = field(default_factory=dict)
+    averaged: bool = True
 
     def __post_init__(self) -> None:
-        if (self.config is None) == (self.run is None):
-            raise UsageError("a method of a comparison has either a config or a run")
-        if self.run is not None and (self.options or self.checkpoints):
-            raise UsageError(f"run {self.run}: what is trained already takes no options and no checkpoints")
+        if [self.config, self.run, self.of].count(None) != 2:
+            raise UsageError("a method of a comparison has either a config or a run, or is of another method")
+        if self.config is None and (self.options or self.checkpoints):
+            raise UsageError(f"{self.run or self.of}: what is trained already takes no options and no checkpoints")
         if not self.steps or min(self.steps) < 1:
             raise UsageError(f"steps={self.steps}: at least one number of evaluations, each >= 1, is needed")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A method's training with a seed, None for that of its config."""
+
+    name: str
+    seed: int | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.seed is None else f"{self.name}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,8 @@ class Plan:
         methods: by name, in the order of the table.
         root: folder of the runs, the results and the report.
         total_images: training images of every method that is trained; by default each config's own.
+        training_seeds: every method that is trained is trained once with each, the scores of all are put together; by
+            default once, with its config's own seed.
         num_images: images that each score judges.
         seed_ranges: scores of each method and number of evaluations, of seeds 0 to num_images - 1, the next ones, ...
         batch_size: images per forward pass.
@@ -59,6 +78,7 @@ class Plan:
     methods: dict[str, Entry]
     root: str
     total_images: int | None = None
+    training_seeds: list[int] | None = None
     num_images: int = 2000
     seed_ranges: int = 3
     batch_size: int = 500
@@ -68,8 +88,10 @@ class Plan:
         for name in ("num_images", "seed_ranges", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name}={getattr(self, name)}: it must be at least 1")
+        if self.training_seeds is not None and (not self.training_seeds or min(self.training_seeds) < 0):
+            raise UsageError(f"training_seeds={self.training_seeds}: at least one, each >= 0, is needed")
         for name, entry in self.methods.items():
-            for other in entry.checkpoints.values():
+            for other in _needed(entry):
                 if other not in self.methods:
                     raise UsageError(f"{name} needs {other}, which is no method{did_you_mean(other, self.methods)}")
         self.order()
@@ -85,7 +107,7 @@ class Plan:
         def visit(name: str, above: tuple[str, ...]) -> None:
             if name in above:
                 raise UsageError(f"{' needs '.join([*above[above.index(name) :], name])}: none can come first")
-            for other in self.methods[name].checkpoints.values():
+            for other in _needed(self.methods[name]):
                 visit(other, (*above, name))
             if name not in done:
                 done.append(name)
@@ -98,19 +120,43 @@ class Plan:
         """The seeds of each score."""
         return [range(i * self.num_images, (i + 1) * self.num_images) for i in range(self.seed_ranges)]
 
-    def folder(self, name: str) -> Path:
-        """Where a method's run lies: what decides its training is in the folder's name, so no other is taken for it."""
-        entry = self.methods[name]
-        text = [*config_texts(entry_config(entry)), *entry.options, str(self.total_images)]
-        text += [f"{option} {self.folder(other).name}" for option, other in entry.checkpoints.items()
-                 if self.methods[other].config is not None]  # fmt: skip
-        slug = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    def source(self, name: str) -> str:
+        """The method whose checkpoints a method's are: itself, where it is of no other."""
+        other = self.methods[name].of
+        return name if other is None else self.source(other)
+
+    def trainings(self, name: str) -> list["Training"]:
+        """Those that a method's checkpoints come from; one without a seed of its config, and of a run."""
+        name = self.source(name)
+        seeds = self.training_seeds if self.methods[name].config is not None else None
+        return [Training(name, seed) for seed in seeds] if seeds else [Training(name)]
+
+    def given(self, training: "Training") -> dict[str, "Training"]:
+        """Option of `fit` -> the training whose checkpoint it is given: of the same seed, where there is one."""
+        found = {}
+        for option, other in self.methods[training.name].checkpoints.items():
+            offered = self.trainings(other)
+            found[option] = next((t for t in offered if t.seed == training.seed), offered[0])
+        return found
+
+    def folder(self, training: "Training") -> Path:
+        """Where a run lies: what decides its training is in the folder's name, so no other is taken for it."""
+        entry = self.methods[training.name]
+        text = [*config_texts(entry_config(entry)), *entry.options, str(self.total_images), str(training.seed)]
+        text += [f"{option} {self.folder(other).name}" for option, other in self.given(training).items()
+                 if self.methods[other.name].config is not None]  # fmt: skip
+        slug = re.sub(r"[^a-z0-9]+", "_", str(training).lower()).strip("_")
         return Path(self.root) / "runs" / f"{slug}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:8]}"
 
     def goal(self, name: str) -> int:
         """Images after which a method is trained."""
         content = yaml.safe_load(entry_config(self.methods[name]).read_text())
         return self.total_images or int(content["model"]["init_args"]["total_images"])
+
+
+def _needed(entry: Entry) -> list[str]:
+    """Names of the methods whose checkpoints it needs."""
+    return [*entry.checkpoints.values(), *filter(None, [entry.of])]
 
 
 def entry_config(entry: Entry) -> Path:

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 
 import lightning_modules
-from cli.compare_pictures import SAMPLES, Inversion
+from cli.compare_pictures import SAMPLES
 from cli.compare_plan import Plan
 from cli.compare_score import Result
 from cli.compare_training import read_training
-from cli.compare_words import Findings, listed, protocol_in_words, sampling_table, what_is_missing
+from cli.compare_words import Findings, listed, protocol_in_words, sampling_table, spread_over, what_is_missing
 from cli.run_files import run_directory
-from evaluation.comparison import Row, against, table_names
+from evaluation.comparison import INVERSION_NUMBERS, InversionRow, Row, against, spread_cell, table_names
 from evaluation.files import replacing
 from evaluation.grids import Picture
 from evaluation.page import (
@@ -30,7 +30,7 @@ from evaluation.page import (
     table,
 )
 from evaluation.plots import Level, Series, legend, line_plot
-from evaluation.report import cell
+from evaluation.report import cell, describe_levels
 
 FLOORS = {"train": ("real: test", "real: half of train"), "test": ("real: train",)}
 """Rows of real images that no model can be expected to beat, drawn as lines in the plots against each split."""
@@ -44,10 +44,12 @@ SIDE = 44
 def write_report(
     path: Path,
     plan: Plan,
-    results: Sequence[Result],
+    results: Mapping[str, Result],
     rows: Sequence[Row],
     real: Sequence[Row],
-    trained: Mapping[str, Path],
+    inversions: Sequence[InversionRow],
+    checkpoints: Mapping[str, Path],
+    failed: Mapping[str, str],
     threads: int,
 ) -> None:
     """Write the page.
@@ -58,19 +60,23 @@ def write_report(
         results: of its methods, in its order.
         rows: of the methods, against both splits.
         real: rows of real images.
-        trained: the checkpoints by method.
+        inversions: of the methods that invert.
+        checkpoints: by method.
+        failed: trainings that have no scores, and why.
         threads: of each process.
     """
     there = {name for name in lightning_modules.__all__ if name.endswith("Module")}
     findings = Findings(
         title=path.absolute().parent.name,
-        seed_ranges=plan.seed_ranges,
+        spread=spread_over(plan),
         threads=threads,
-        results=dict(zip(plan.methods, results, strict=True)),
+        results=results,
         rows=rows,
         real=real,
-        training={name: read_training(run_directory(str(trained[name]))) for name in plan.methods},
-        absent=sorted(there - {result.pictures.module for result in results}),
+        inversions=inversions,
+        training={name: read_training(run_directory(str(path))) for name, path in checkpoints.items()},
+        absent=sorted(there - {result.pictures.module for result in results.values()}),
+        failed=failed,
     )
     with replacing(path) as file:
         file.write(report(findings).encode())
@@ -101,9 +107,7 @@ def _tables(findings: Findings) -> str:
     for split in ("train", "test"):
         rows = against(split, findings.rows, findings.real)
         names, protocol = table_names(rows[0]), findings.first(split).protocol
-        spread = (
-            f"mean ± deviation over {findings.seed_ranges} ranges of seeds" if findings.seed_ranges > 1 else "means"
-        )
+        spread = f"mean ± deviation over {findings.spread}" if findings.spread else "single values"
         caption = f"{protocol.images:,} images against the {split} split, {protocol.features}; {spread}"
         shown = [[*_told(row, rows[0]), *(_spread(row, name) for name in names)] for row in rows]
         parts.append(table(caption, ["method", "NFE", "ms each", *names], shown))
@@ -122,10 +126,7 @@ def _told(row: Row, first: Row) -> list[str]:
 
 
 def _spread(row: Row, name: str) -> str:
-    if name not in row.values:
-        return "–"
-    spread = row.values[name]
-    return f"{spread.mean:.4g}" + (f" ± {spread.std:.1g}" if len(spread.values) > 1 else "")
+    return spread_cell(row.values.get(name), " ± ") or "–"
 
 
 def _over_judges(row: Row, name: str) -> str:
@@ -136,7 +137,7 @@ def _quality(findings: Findings) -> str:
     """The first distance against NFE and milliseconds, against both splits; the other numbers against NFE."""
     main, *others = table_names(findings.rows[0])
     keys = [(name, i) for i, name in enumerate(findings.results)]
-    bars = " Bars are the deviation over the ranges of seeds." * (findings.seed_ranges > 1)
+    bars = f" Bars are the deviation over {findings.spread}." * bool(findings.spread)
     parts = [paragraph(f"{main} of each method; horizontal lines are real images.{bars}")]
     for split in ("train", "test"):
         plots = (_plot(findings, split, main, x) for x in ("NFE", "ms"))
@@ -206,30 +207,34 @@ def _grid(images: Picture, alt: str) -> str:
 
 
 def _inversions(findings: Findings) -> str:
-    """Pairs of each way of inversion."""
-    pictures = ((name, result.pictures.inversions) for name, result in findings.results.items())
-    found = [(name, one) for name, ways in pictures for one in ways if isinstance(one, Inversion)]
+    """Scores and pairs of each way of inversion."""
+    found = [(name, one) for name, result in findings.results.items() for one in result.pictures.inversions]
     if not found:
         return paragraph("No method of this comparison shows inversions.")
+    rows = findings.inversions
+    head = ["method", "levels", "NFE in", "NFE out", "error", "control", "variance of data", "noise std / level"]
+    shown = [
+        [row.method, describe_levels(row.levels), f"{row.nfe_in:g}", f"{row.nfe_out:g}"]
+        + [spread_cell(row.values[name], " ± ") for name in INVERSION_NUMBERS]
+        for row in rows
+    ]
     parts = [
+        table(f"Inversion of {rows[0].images:,} {rows[0].split} images", head, shown, text=(1,)),
         paragraph(
-            f"{len(found[0][1].truth)} test images, and in each column below them what is regenerated from their noise "
-            "in one evaluation, and the noise itself (three standard deviations are white). Errors are mean squared, "
-            "per pixel on [0, 1]. The control is the error of the same images denoised from the same small initial "
-            "noise and never inverted; what is beyond it is learning error."
-        )
+            "Errors are mean squared, per pixel on [0, 1], of images regenerated from their noise in one evaluation. "
+            "The control is the error of the same images denoised from the same small initial noise and never "
+            "inverted; what is beyond it is learning error. Below: "
+            f"{len(found[0][1].truth)} of the images, and in each column below them what is regenerated from their "
+            "noise, and the noise itself (three standard deviations are white)."
+        ),
     ]
     pairs = []
     for name, one in found:
-        path = " to ".join(f"{level:g}" for level in one.levels)
-        caption = (
-            f"{name} through the levels {path}: NFE {one.nfe_in:g} in, {one.nfe_out:g} out (counted); error "
-            f"{one.error:.4g}, control {one.control:.4g}"
-        )
+        caption = f"{name} through the levels {describe_levels(one.levels)}"
         alt = f"{len(one.truth)} test images, their reconstructions by {name} and their noise, in rows of three kinds"
         kinds = (one.truth, one.back, one.noise)
-        rows = [kind[i : i + COLUMNS] for i in range(0, len(one.truth), COLUMNS) for kind in kinds]
-        pairs.append(figure(_grid(np.concatenate(rows), alt), caption))
+        images = [kind[i : i + COLUMNS] for i in range(0, len(one.truth), COLUMNS) for kind in kinds]
+        pairs.append(figure(_grid(np.concatenate(images), alt), caption))
     return "\n".join([*parts, side_by_side(*pairs)])
 
 

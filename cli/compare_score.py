@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -17,15 +17,17 @@ from cli.data import load_data
 from cli.errors import UsageError
 from cli.quiet import quiet
 from cli.run_files import read_text, run_config
+from diffusion.ema import EMA
 from evaluation.comparison import Measured
 from evaluation.faults import fault_scores, faults
 from evaluation.features import Features, extract
 from evaluation.files import key_of
+from evaluation.inversion import InversionScore, score_inversion
 from evaluation.judges import judges_for, over_judges
 from evaluation.protocol import Protocol, library_versions, seed_ranges
 from evaluation.real_features import FOLDER, real_features, tensor_sha256
 from evaluation.report import write_json
-from evaluation.scorer import generated, wanted_labels
+from evaluation.scorer import generated, inversions_of, wanted_labels
 from evaluation.scores import Score, floors, score
 from lightning_modules.checkpoint import file_sha256, load_module
 
@@ -44,6 +46,8 @@ class Task:
         inception_weights: file, or None.
         threads: of torch.
         others: numbers of evaluations that other methods of the comparison are scored with and this one is not.
+        arguments: of the module, in the place of those that the checkpoint holds.
+        averaged: whether the averaged weights are scored.
     """
 
     method: str
@@ -55,6 +59,8 @@ class Task:
     inception_weights: str | None
     threads: int
     others: tuple[int, ...] = ()
+    arguments: dict[str, Any] = field(default_factory=dict)
+    averaged: bool = True
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,8 @@ class Result:
 
     measured: list[Measured]
     floors: list[Measured]
+    inversions: list[InversionScore | str]
+    """Of each way of inversion of the module, on the test split; where one failed, why."""
     parameters: int
     data_sha256: str
     new: int
@@ -70,19 +78,39 @@ class Result:
     pictures: Pictures
 
 
-def score_all(tasks: Sequence[Task], jobs: int) -> list[Result]:
-    """The results of the tasks, in their order, by so many processes."""
+def score_all(tasks: Sequence[Task], jobs: int) -> list[Result | str]:
+    """The results of the tasks, in their order, by so many processes; where one failed, why."""
     if jobs == 1:
-        return [run_task(task) for task in tasks]
+        return [attempt(task) for task in tasks]
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=quiet) as pool:
-        return list(pool.map(run_task, tasks))
+        return list(pool.map(attempt, tasks))
+
+
+def attempt(task: Task) -> Result | str:
+    """`run_task`, or why it failed: images that are not finite, a sampler that is not there."""
+    try:
+        return run_task(task)
+    except ValueError as error:
+        return str(error)
+
+
+def joined(results: Sequence[Result]) -> Result:
+    """The results of a method's trainings as one: all scores, and the pictures of the first."""
+    first, *others = results
+    return replace(
+        first,
+        measured=[m for result in results for m in result.measured],
+        inversions=[i for result in results for i in result.inversions],
+        new=first.new + sum(result.new for result in others),
+    )
 
 
 def run_task(task: Task) -> Result:
     """Score what is not known yet.
 
     Raises:
-        UsageError: the method has no sampler of so many evaluations, or its data are points.
+        UsageError: its data are points.
+        ValueError: the method has no sampler of so many evaluations, or makes images that are not finite.
     """
     torch.set_num_threads(task.threads)
     scoring = Scoring(task)
@@ -98,8 +126,10 @@ def run_task(task: Task) -> Result:
         for s in scoring.known(None, seeds)[0]
     ]
     parameters = sum(p.numel() for p in scoring.module.ema_denoiser.parameters())
-    pictures = scoring.album().pictures(task.steps, task.others)
-    return Result(measured, real, parameters, scoring.data_sha256, new, pictures)
+    inversions = scoring.inversions()
+    sound = [one.levels for one in inversions if isinstance(one, InversionScore)]
+    pictures = scoring.album().pictures(task.steps, task.others, sound)
+    return Result(measured, real, inversions, parameters, scoring.data_sha256, new, pictures)
 
 
 def _measured(method: str, steps: int | None, score: dict[str, Any]) -> Measured:
@@ -116,7 +146,9 @@ class Scoring:
     def __init__(self, task: Task):
         self.task = task
         path = str(task.checkpoint)
-        module: Any = load_module(path)
+        module: Any = load_module(path, arguments=task.arguments)
+        if not task.averaged:
+            module.ema = EMA(module.denoiser, rates=(0.0,))
         self.module = module.eval()
         self.data: Any = load_data(read_text(run_config(path)))
         if tuple(self.module.image_shape[1:]) == (1, 1):
@@ -134,9 +166,16 @@ class Scoring:
             names = [fault.name for fault in faults(len(self.train_images), self.train_labels, len(seeds))]
             judged: dict[str, Any] = {"faults": names}
         else:
-            judged = {"checkpoint": self.checkpoint_sha256, "steps": steps}
+            judged = self.model | {"steps": steps}
         features = ",".join(judge.sha256 for judge in self.judges)
         return self.computed | judged | {"seeds": seed_ranges(seeds), "features": features}
+
+    @property
+    def model(self) -> dict[str, Any]:
+        """What decides the images beside their seeds and number of evaluations."""
+        used: dict[str, Any] = {"arguments": self.task.arguments} if self.task.arguments else {}
+        used |= {} if self.task.averaged else {"averaged": False}
+        return {"checkpoint": self.checkpoint_sha256} | used
 
     @property
     def computed(self) -> dict[str, Any]:
@@ -159,8 +198,29 @@ class Scoring:
 
     def album(self) -> Album:
         """What makes the checkpoint's pictures."""
-        context = self.computed | {"checkpoint": self.checkpoint_sha256}
-        return Album(self.module, self.data, self.task.results, context, self.task.batch_size)
+        return Album(self.module, self.data, self.task.results, self.computed | self.model, self.task.batch_size)
+
+    def inversions(self) -> list[InversionScore | str]:
+        """Of the whole test split, from their file."""
+        found: list[InversionScore | str] = []
+        for levels in inversions_of(self.module):
+            context = self.computed | self.model | {"inversion": list(levels)}
+            path = self.task.results / f"{key_of(context)}.json"
+            if not path.is_file():
+                try:
+                    made: Any = self.inversion(levels).as_dict()
+                except ValueError as error:  # of a model that diverged there: its samples may be sound all the same
+                    made = str(error)
+                write_json(path, {"context": context, "inversion": made})
+            held = json.loads(path.read_text())["inversion"]
+            found.append(held if isinstance(held, str) else InversionScore(**held | {"levels": tuple(held["levels"])}))
+        return found
+
+    def inversion(self, levels: Sequence[float]) -> InversionScore:
+        """Through some levels."""
+        label = self.test_labels if self.module.num_classes else None
+        size = self.task.batch_size
+        return score_inversion(self.module.ema_denoiser, self.test_images, levels, label=label, batch_size=size)
 
     @cached_property
     def real(self) -> list[tuple[Features, Features]]:

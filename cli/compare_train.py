@@ -7,60 +7,88 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.compare_plan import Plan, entry_config
+from cli.compare_plan import Plan, Training, entry_config
 from cli.errors import UsageError
 from lightning_modules.checkpoint import read_checkpoint
 
 
-def checkpoints(plan: Plan, jobs: int, threads: int, say: Callable[[str], None] = print) -> dict[str, Path]:
-    """The last checkpoint of every method; what is not trained to its end is, `jobs` at a time.
+@dataclass
+class Trained:
+    """What became of the trainings."""
+
+    checkpoints: dict[Training, Path] = field(default_factory=dict)
+    failed: dict[Training, str] = field(default_factory=dict)
+    """Why, in one line."""
+
+
+def train_all(plan: Plan, jobs: int, threads: int, say: Callable[[str], None] = print) -> Trained:
+    """The last checkpoint of every training; what is not trained to its end is, `jobs` at a time.
+
+    One that fails does not keep the others from their end.
 
     Raises:
-        UsageError: a training failed, or a run has no checkpoint; others that are under way end first.
+        UsageError: a run that the plan names has no checkpoint.
     """
-    done: dict[str, Path] = {}
-    waiting = plan.order()
-    running: dict[Future[Path], str] = {}
+    trained = Trained()
+    for name, entry in plan.methods.items():
+        if entry.run is not None:
+            trained.checkpoints[Training(name)] = _of_run(entry.run)
+    waiting = [t for n in plan.order() if plan.methods[n].config is not None for t in plan.trainings(n)]
+    running: dict[Future[Path], Training] = {}
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
-            ready = [n for n in waiting if all(other in done for other in plan.methods[n].checkpoints.values())]
-            for name in ready[: jobs - len(running)]:
-                waiting.remove(name)
-                running[pool.submit(_checkpoint, plan, name, dict(done), threads, say)] = name
+            for training in list(waiting):
+                given = plan.given(training)
+                lost = [str(other) for other in given.values() if other in trained.failed]
+                if lost:
+                    waiting.remove(training)
+                    trained.failed[training] = f"it needs {lost[0]}, which failed"
+                elif len(running) < jobs and all(other in trained.checkpoints for other in given.values()):
+                    waiting.remove(training)
+                    paths = {option: trained.checkpoints[other] for option, other in given.items()}
+                    running[pool.submit(_train, plan, training, paths, threads, say)] = training
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                name = running.pop(future)
-                done[name] = future.result()
-    return done
+                training = running.pop(future)
+                try:
+                    trained.checkpoints[training] = future.result()
+                except TrainingFailed as error:
+                    trained.failed[training] = str(error)
+                    say(f"{training}: {error}")
+    return trained
 
 
-def _checkpoint(plan: Plan, name: str, done: dict[str, Path], threads: int, say: Callable[[str], None]) -> Path:
-    """One method's."""
-    entry = plan.methods[name]
-    if entry.run is not None:
-        return _of_run(entry.run)
-    folder, goal = plan.folder(name), plan.goal(name)
+class TrainingFailed(Exception):
+    """Why, in one line."""
+
+
+def _train(plan: Plan, training: Training, given: dict[str, Path], threads: int, say: Callable[[str], None]) -> Path:
+    """The checkpoint of one training, whose options of checkpoints are given."""
+    entry, folder, goal = plan.methods[training.name], plan.folder(training), plan.goal(training.name)
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, lambda: say(f"{name}: another process trains it, waiting")) as lock:
+    with locked(folder, lambda: say(f"{training}: another process trains it, waiting")) as lock:
         last = last_checkpoint(folder)
         seen = read_checkpoint(last)["images_seen"] if last else 0
         if last and seen >= goal:
-            say(f"{name}: trained already, {last}")
+            say(f"{training}: trained already, {last}")
             return last
         if last:
-            say(f"{name}: training goes on at {seen:,} of {goal:,} images, {folder / 'log.txt'}")
+            say(f"{training}: training goes on at {seen:,} of {goal:,} images, {folder / 'log.txt'}")
             args = ["--ckpt_path", str(last)]
         else:
-            say(f"{name}: training of {goal:,} images, {folder / 'log.txt'}")
+            say(f"{training}: training of {goal:,} images, {folder / 'log.txt'}")
             args = ["--config", str(entry_config(entry)), *entry.options]
-            args += [f"--{option}={done[other].absolute()}" for option, other in entry.checkpoints.items()]
+            args += [f"--{option}={path.absolute()}" for option, path in given.items()]
+            if training.seed is not None:
+                args.append(f"--seed_everything={training.seed}")
             if plan.total_images:
                 args.append(f"--model.init_args.total_images={plan.total_images}")
         code = _fit([*args, f"--trainer.default_root_dir={folder}"], folder / "log.txt", threads, lock)
         last = last_checkpoint(folder)
         if code or last is None or read_checkpoint(last)["images_seen"] < goal:
-            raise UsageError(f"{name}: its training ended early (exit code {code}): {_last_line(folder / 'log.txt')}")
+            raise TrainingFailed(f"its training ended early (exit code {code}): {_last_line(folder / 'log.txt')}")
         return last
 
 

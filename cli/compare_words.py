@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from cli.compare_plan import Plan
 from cli.compare_score import Result
 from cli.compare_training import Training
-from evaluation.comparison import Measured, Row, table_names
+from evaluation.comparison import InversionRow, Measured, Row, table_names
 
 
 @dataclass(frozen=True)
@@ -15,27 +16,37 @@ class Findings:
 
     Args:
         title: the comparison's name.
-        seed_ranges: scores of each method and number of evaluations.
+        spread: what ± is over, see `spread_over`; empty for single values.
         threads: of each process.
         results: by method, in the order of the plan.
         rows: of the methods.
         real: rows of real images.
+        inversions: of those that invert.
         training: by method; None where no TensorBoard files lie beside the checkpoint.
         absent: methods of this project that no checkpoint is of.
+        failed: trainings that have no scores, and why.
     """
 
     title: str
-    seed_ranges: int
+    spread: str
     threads: int
     results: Mapping[str, Result]
     rows: Sequence[Row]
     real: Sequence[Row]
+    inversions: Sequence[InversionRow]
     training: Mapping[str, Training | None]
     absent: Sequence[str]
+    failed: Mapping[str, str]
 
     def first(self, split: str) -> Measured:
         """Any score against a split; all have its protocol."""
         return next(m for result in self.results.values() for m in result.measured if m.protocol.reference == split)
+
+
+def spread_over(plan: Plan) -> str:
+    """What the deviations of a plan's scores are over; empty where there is one score of each."""
+    trainings, ranges = len(plan.training_seeds or [None]), plan.seed_ranges
+    return listed([f"{n} {what}" for n, what in ((trainings, "trainings"), (ranges, "ranges of seeds")) if n > 1], "x")
 
 
 def listed(items: Iterable[object], last: str = "and") -> str:
@@ -63,8 +74,9 @@ def protocol_in_words(findings: Findings) -> list[str]:
         f"images, so that numbers against different splits do not compare.",
         f"Seeds: each score is repeated over {len(seeds)} range{'s' * (len(seeds) > 1)} of seeds, {listed(seeds)}, the "
         f"same for every method; an image depends on its seed alone. "
-        + ("± is the sample standard deviation over them. " if len(seeds) > 1 else "")
-        + "A method is trained once: what another training would give is not in its ±.",
+        + f"± is the sample standard deviation over {findings.spread}. " * bool(findings.spread)
+        + "A method is trained once: what another training would give is not in its ±."
+        * ("trainings" not in findings.spread),
         f"Judge{'s' * (len(hashes) > 1)}: features of {train.features}, weights of SHA-256 {listed(hashes)}; "
         f"resize of the images: {train.resize}.{others * (len(hashes) > 1)}",
         f"Images become integers by {train.quantisation}.",
@@ -104,6 +116,7 @@ def sampling_table(findings: Findings) -> tuple[list[str], list[list[str]]]:
 def what_is_missing(findings: Findings) -> list[str]:
     """What a reader may look for and does not find, and why."""
     return [
+        *(f"{name} has no scores: {reason}." for name, reason in findings.failed.items()),
         *_evaluations(findings),
         *_training(findings),
         *_inversions(findings),
@@ -138,12 +151,11 @@ def _seconds(findings: Findings, name: str) -> float | None:
 
 
 def _inversions(findings: Findings) -> Iterator[str]:
-    pictures = {name: result.pictures for name, result in findings.results.items()}
-    without = [name for name, p in pictures.items() if not p.inversions]
+    without = [name for name, result in findings.results.items() if not result.inversions]
     if without:
         yield f"No inversion pairs of {listed(without)}, which {'has' if len(without) == 1 else 'have'} no inversion."
-    for name, p in pictures.items():
-        yield from (f"{name}: an inversion failed ({one})." for one in p.inversions if isinstance(one, str))
+    for name, result in findings.results.items():
+        yield from (f"{name}: an inversion failed ({one})." for one in result.inversions if isinstance(one, str))
 
 
 def _numbers(findings: Findings) -> Iterator[str]:
@@ -163,5 +175,5 @@ def _numbers(findings: Findings) -> Iterator[str]:
         ]
         if broken:
             yield f"{name} is not a finite number for {listed(broken)}."
-    if findings.seed_ranges == 1:
+    if not findings.spread:
         yield "No deviations: every number is of a single range of seeds."

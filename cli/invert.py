@@ -47,7 +47,7 @@ def _invert(options: "argparse.Namespace") -> None:
     from cli.quiet import quiet
     from diffusion.denoisers import BidirectionalDenoiser
     from diffusion.rng import ImageNoise
-    from diffusion.samplers import add_initial_noise
+    from diffusion.samplers import inversion_start
     from evaluation.generate import Meter, to_uint8
     from evaluation.grids import save_png
     from evaluation.inversion import squared_error
@@ -76,8 +76,9 @@ def _invert(options: "argparse.Namespace") -> None:
             levels = next(levels for levels in module.inversions if len(levels) - 1 == options.steps)
             with way_out.batch(len(rows), device):
                 back = denoise(noise, levels[-1], label)
-            start = add_initial_noise(x0, levels[0], ImageNoise(seeds, module.image_shape, device))
-            control = denoise(start, levels[0], label)
+            again = ImageNoise(seeds, module.image_shape, device)
+            start, visited = inversion_start(x0, levels, again, denoise.sigma_min)
+            control = denoise(start, visited[0], label)
             parts.append([(noise / levels[-1]).cpu(), to_uint8(back).cpu(), to_uint8(control).cpu()])
     unit, regenerated, denoised = (torch.cat(part) for part in zip(*parts, strict=True))
 

@@ -101,8 +101,19 @@ def mixed(
 
 
 def add_initial_noise(x0: Tensor, sigma: float, noise: Callable[[], Tensor]) -> Tensor:
-    """x0 + sigma noise: the point from which an inversion starts."""
+    """x0 + sigma noise."""
     return x0 + sigma * noise()
+
+
+def inversion_start(
+    x0: Tensor, sigmas: Sequence[float], noise: Callable[[], Tensor], sigma_min: float
+) -> tuple[Tensor, tuple[float, ...]]:
+    """x0 + sigmas[0] noise, the point from which an inversion through `sigmas` starts, and the levels it then visits.
+
+    They are `sigmas`, but for a first one below sigma_min (0 adds no noise): the network knows none, so that it is told
+    sigma_min.
+    """
+    return add_initial_noise(x0, sigmas[0], noise), (max(sigmas[0], sigma_min), *sigmas[1:])
 
 
 def strength_level(strength: float, sigma_min: float, sigma_max: float) -> float:

@@ -11,8 +11,12 @@ from typing import Any
 from rich.table import Table
 
 from evaluation.files import replacing
+from evaluation.inversion import InversionScore
 from evaluation.protocol import Protocol
-from evaluation.report import cell, narrow_table
+from evaluation.report import cell, describe_levels, narrow_table
+
+INVERSION_NUMBERS = ("error", "denoising_error", "variance", "noise_ratio")
+"""Of `InversionScore`."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Row:
-    """A method at a number of evaluations, against one split: every number's spread over the ranges of seeds."""
+    """A method at a number of evaluations, against one split: each number's spread over seed ranges and trainings."""
 
     method: str
     steps: int | None
@@ -72,6 +76,8 @@ class Row:
 def rows(measured: Sequence[Measured]) -> list[Row]:
     """One row for each method, number of evaluations and split, in the order in which they come.
 
+    Scores of several trainings of a method enter one row; its training time is their median.
+
     Raises:
         ValueError: scores against the same split have different protocols; the message says which and how.
     """
@@ -86,6 +92,39 @@ def rows(measured: Sequence[Measured]) -> list[Row]:
             )
         groups.setdefault((m.method, m.steps, m.protocol.reference), []).append(m)
     return [_row(key, group) for key, group in groups.items()]
+
+
+@dataclass(frozen=True)
+class InversionRow:
+    """A method's inversion through some levels: every number's spread over its trainings; see `InversionScore`."""
+
+    method: str
+    levels: tuple[float, ...]
+    split: str
+    images: int
+    nfe_in: float
+    nfe_out: float
+    values: dict[str, Spread]
+
+
+def inversion_rows(found: Mapping[str, Sequence[InversionScore]]) -> list[InversionRow]:
+    """One row for each method and way of inversion, in the order in which they come."""
+    groups: dict[tuple[str, tuple[float, ...]], list[InversionScore]] = {}
+    for method, scores in found.items():
+        for score in scores:
+            groups.setdefault((method, score.levels), []).append(score)
+    return [
+        InversionRow(
+            method,
+            levels,
+            group[0].split,
+            group[0].images,
+            group[0].nfe_in,
+            group[0].nfe_out,
+            {name: Spread.of([getattr(score, name) for score in group]) for name in INVERSION_NUMBERS},
+        )
+        for (method, levels), group in groups.items()
+    ]
 
 
 def floor_rows(measured: Sequence[Measured]) -> list[Row]:
@@ -103,6 +142,7 @@ def against(split: str, found: Sequence[Row], real: Sequence[Row]) -> list[Row]:
 def _row(key: tuple[str, int | None, str], group: Sequence[Measured]) -> Row:
     source = group[0].protocol.source
     seconds = [m.protocol.source.seconds_per_image for m in group]
+    trained = [m.protocol.source.training_seconds for m in group]
     return Row(
         *key,
         images=group[0].protocol.images,
@@ -110,7 +150,7 @@ def _row(key: tuple[str, int | None, str], group: Sequence[Measured]) -> Row:
         sampling=source.sampling,
         images_seen=source.images_seen,
         seconds_per_image=statistics.median(s for s in seconds if s is not None) if None not in seconds else None,
-        training_seconds=source.training_seconds,
+        training_seconds=statistics.median(s for s in trained if s is not None) if None not in trained else None,
         values={name: Spread.of([m.values[name] for m in group]) for name in group[0].values},
     )
 
@@ -128,7 +168,35 @@ def table(title: str, rows: Sequence[Row], names: Sequence[str], caption: str | 
             _told(row, rows[0].images),
             cell(row.nfe, "g"),
             cell(None if row.seconds_per_image is None else 1000 * row.seconds_per_image, ".3g"),
-            *("" if s is None else f"{s.mean:.4g}" + (f" ±{s.std:.1g}" if len(s.values) > 1 else "") for s in spreads),
+            *map(spread_cell, spreads),
+        )
+    return shown
+
+
+def spread_cell(spread: Spread | None, plus_minus: str = " ±") -> str:
+    """Mean and deviation; nothing for None."""
+    if spread is None:
+        return ""
+    return f"{spread.mean:.4g}" + (f"{plus_minus}{spread.std:.1g}" if len(spread.values) > 1 else "")
+
+
+def inversions_table(rows: Sequence[InversionRow]) -> Table | None:
+    """One row for each method and way of inversion, None where there is none."""
+    if not rows:
+        return None
+    shown = narrow_table(
+        f"Inversion of {rows[0].images:,} {rows[0].split} images: mean squared error per pixel on [0, 1]",
+        ("method", "levels"),
+        ("NFE in", "out", "error", "control", "variance of data", "noise std / level"),
+        "control: the same noised images denoised in one evaluation, never inverted",
+    )
+    for row in rows:
+        shown.add_row(
+            row.method,
+            describe_levels(row.levels),
+            cell(row.nfe_in, "g"),
+            cell(row.nfe_out, "g"),
+            *(spread_cell(row.values[name]) for name in INVERSION_NUMBERS),
         )
     return shown
 
@@ -185,7 +253,7 @@ def methods_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> Table:
     return shown
 
 
-def as_dict(rows: Sequence[Row]) -> dict[str, Any]:
+def as_dict(rows: Sequence[Row], inversions: Sequence[InversionRow] = ()) -> dict[str, Any]:
     """Plain values, for a JSON file; all that differs between two equal comparisons is under "times"."""
     plain = [asdict(row) for row in rows]
     times = [
@@ -197,11 +265,11 @@ def as_dict(rows: Sequence[Row]) -> dict[str, Any]:
         }
         for row in plain
     ]
-    return {"rows": plain, "times": times}
+    return {"rows": plain, "inversions": [asdict(row) for row in inversions], "times": times}
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line for each row and number; whole or not at all."""
+def write_csv(path: Path, rows: Sequence[Row], inversions: Sequence[InversionRow] = ()) -> None:
+    """One line for each row and number, those of inversions named with their levels; whole or not at all."""
     head = ["method", "steps", "reference", "nfe", "images_seen", "ms_per_image", "training_seconds"]
     head += ["name", "mean", "std", "least"]
     with replacing(path) as file:
@@ -213,4 +281,9 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
             for name, spread in row.values.items():
                 given = [row.method, row.steps, row.reference, row.nfe, row.images_seen, milliseconds]
                 writer.writerow([*given, row.training_seconds, name, spread.mean, spread.std, spread.least])
+        for way in inversions:
+            for name, spread in way.values.items():
+                given = [way.method, len(way.levels) - 1, way.split, way.nfe_in, None, None, None]
+                name = f"inversion_{name} ({describe_levels(way.levels)})"
+                writer.writerow([*given, name, spread.mean, spread.std, spread.least])
         text.detach()

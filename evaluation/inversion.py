@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.denoisers import BidirectionalDenoiser
 from diffusion.rng import ImageNoise
-from diffusion.samplers import add_initial_noise, invert
+from diffusion.samplers import inversion_start, invert
 from evaluation.gather import gather_strided, strided
 from evaluation.generate import Meter, to_uint8
 
@@ -66,7 +66,8 @@ def score_inversion(
     Args:
         denoise: the denoiser, on `device`.
         images: (N, C, H, W) uint8.
-        levels: ascending, from the level of the initial noise to the one where generation starts, e.g. (0.07, 80).
+        levels: ascending, from the level of the initial noise (0: none) to the one where generation starts, e.g.
+            (0.07, 80).
         split: name of the images' split.
         label: (N,) classes or None.
         batch_size: images per forward pass.
@@ -81,12 +82,12 @@ def score_inversion(
         truth = images[rows].to(device)
         labels = None if label is None else label[rows].to(device)
         noise = ImageNoise(rows.tolist(), (channels, height, width), device)
-        start = add_initial_noise(truth.float() / 127.5 - 1, levels[0], noise)
+        start, visited = inversion_start(truth.float() / 127.5 - 1, levels, noise, denoise.sigma_min)
         with way_in.batch(len(rows), device):
-            inverted = invert(denoise, start, levels, labels)
+            inverted = invert(denoise, start, visited, labels)
         with way_out.batch(len(rows), device):
-            regenerated = denoise(inverted, levels[-1], labels)
-        control = denoise(start, levels[0], labels)
+            regenerated = denoise(inverted, visited[-1], labels)
+        control = denoise(start, visited[0], labels)
         flat = inverted.double().flatten(1)
         parts.append(
             torch.stack(

@@ -19,6 +19,11 @@ def cell(value: float | None, form: str = ".4g") -> str:
     return "" if value is None else format(value, form)
 
 
+def describe_levels(levels: Sequence[float]) -> str:
+    """Levels in the order in which they are visited: "0.07 > 80"."""
+    return " > ".join(f"{level:g}" for level in levels)
+
+
 def narrow_table(title: str, left: Sequence[str], right: Sequence[str], caption: str | None = None) -> Table:
     """A table without rows that fits 80 columns: long names are broken before their underscores."""
     table = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=SIMPLE_HEAD)
@@ -79,7 +84,7 @@ def inversion_table(scores: Sequence[InversionScore]) -> Table:
     )
     for score in scores:
         table.add_row(
-            " > ".join(f"{level:g}" for level in score.levels),
+            describe_levels(score.levels),
             f"{score.images} {score.split}",
             *(cell(value, "g") for value in (score.nfe_in, score.nfe_out)),
             *(cell(value) for value in (score.error, score.denoising_error, score.variance, score.noise_ratio)),

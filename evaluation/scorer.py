@@ -18,7 +18,7 @@ from evaluation.inversion import InversionScore, score_inversion
 from evaluation.protocol import Source, seed_ranges
 from evaluation.real_features import FOLDER, real_features
 from evaluation.reference import Reference, read_reference
-from evaluation.report import print_report, scalars, write_json
+from evaluation.report import describe_levels, print_report, scalars, write_json
 from evaluation.scores import Score, floors, score, score_by_moments
 
 CPU = torch.device("cpu")
@@ -215,20 +215,22 @@ def describe_sampling(pl_module: Any, steps: int) -> str | None:
         return f"{pl_module.sampler}, {guidance}" if guidance else str(pl_module.sampler)
     for levels in getattr(pl_module, "schedules", ()):
         if len(levels) == steps:
-            return " > ".join(f"{level:g}" for level in levels)
+            return describe_levels(levels)
     return next((str(plan) for plan in getattr(pl_module, "plans", ()) if plan.steps == steps), None)
 
 
 def score_inversions(pl_module: Any, images: Tensor, labels: Tensor | None, batch_size: int) -> list[InversionScore]:
-    """Each of the module's ways of inversion, or none where its denoiser goes in one direction only."""
-    denoise = pl_module.ema_denoiser
-    if not isinstance(denoise, BidirectionalDenoiser):
-        return []
-    label = labels if pl_module.num_classes else None
+    """Each of the module's ways of inversion."""
+    denoise, label = pl_module.ema_denoiser, labels if pl_module.num_classes else None
     return [
         score_inversion(denoise, images, levels, label=label, batch_size=batch_size, device=pl_module.device)
-        for levels in pl_module.inversions
+        for levels in inversions_of(pl_module)
     ]
+
+
+def inversions_of(pl_module: Any) -> Sequence[Sequence[float]]:
+    """The levels of each way of inversion; none where its denoiser goes in one direction only."""
+    return pl_module.inversions if isinstance(pl_module.ema_denoiser, BidirectionalDenoiser) else ()
 
 
 def random_part(images: Tensor, labels: Tensor | None, n: int) -> tuple[Tensor, Tensor | None]:

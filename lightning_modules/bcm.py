@@ -27,7 +27,7 @@ from diffusion.ema import EMA
 from diffusion.noise import perturb
 from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, has_dropout, shared_dropout
-from diffusion.samplers import add_initial_noise, invert, mixed
+from diffusion.samplers import inversion_start, invert, mixed
 from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
 from lightning_modules.run import (
@@ -92,7 +92,7 @@ class BCMModule(LightningModule):
         ema_rates: averaging rates per step, the first is evaluated.
         ema_batch: images of the step that the rates are of, see `EMA`; None for this run's step, whatever its size.
         plans: how to sample, one plan per number of evaluations; `PLANS` by default.
-        inversions: levels visited by inversion, one sequence per number of evaluations.
+        inversions: levels visited by inversion; `invert` takes the first that has its number of evaluations.
         init_from: checkpoint of a consistency model (or BCM) whose EMA weights training starts from.
         compile: run the loss through torch.compile as one graph; with dropout, the network.
         seed: of all random draws.
@@ -214,7 +214,7 @@ class BCMModule(LightningModule):
                 break
         else:
             raise ValueError(f"steps={steps}: inversions are set for {[len(s) - 1 for s in self.inversions]}")
-        return invert(self.ema_denoiser, add_initial_noise(x0, levels[0], noise), levels, label)
+        return invert(self.ema_denoiser, *inversion_start(x0, levels, noise, self.denoiser.sigma_min), label)
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         log_loss(self, "val/loss", batch, batch_idx)

@@ -3,8 +3,9 @@
 import hashlib
 import os
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,9 @@ def restricted_imports(allow: Sequence[str] = ()) -> Iterator[None]:
         parsing_settings.update(before)
 
 
-def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> LightningModule:
+def load_module(
+    path: str | os.PathLike[str], allow: tuple[str, ...] = (), arguments: Mapping[str, Any] | None = None
+) -> LightningModule:
     """Rebuild the module that wrote a checkpoint, with its weights, in evaluation mode on the CPU.
 
     It knows its `images_seen` and its `training_seconds`, which are 0.0 in checkpoints from before they were measured.
@@ -125,6 +128,7 @@ def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Li
     Args:
         path: a checkpoint of a run started by `main.py fit`.
         allow: further packages whose classes the checkpoint may name.
+        arguments: of the module, in the place of those that the checkpoint holds, such as other levels to sample by.
 
     Raises:
         CheckpointError: as `read_checkpoint`; or the checkpoint does not say how to build its module, or names a class
@@ -139,6 +143,7 @@ def load_module(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Li
             f"checkpoint {path} does not hold its configuration (its module was built in Python): build the module and "
             f"call load_state_dict"
         )
+    config |= deepcopy(dict(arguments or {}))  # the parser changes what it is given
     for class_path in class_paths(config):
         if class_path.split(".")[0] not in (*ALLOWED_PACKAGES, *allow):
             raise CheckpointError(

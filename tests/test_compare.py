@@ -14,16 +14,17 @@ import pytest
 import yaml
 from small_runs import config
 
-from cli.compare_plan import entry_config, parse_plan
+from cli.compare_plan import Training, entry_config, parse_plan
 from main import main
 
 ROOT = Path(__file__).parents[1]
+CONFIGS = {"ct": "CTModule", "teacher": "DiffusionModule", "cd": "CDModule", "bcm": "BCMModule"}
 
 
 def plan(folder, **changes):
     """A file that compares two methods, one of them with a teacher."""
     folder.mkdir(exist_ok=True)
-    for name, module in (("ct", "CTModule"), ("teacher", "DiffusionModule"), ("cd", "CDModule")):
+    for name, module in CONFIGS.items():
         content = config(module)
         if name == "cd":
             content["model"]["init_args"]["teacher"] = "to be given"
@@ -100,7 +101,7 @@ def test_a_score_is_that_of_the_command_test(whole):
     made, _, _ = parse_plan(["--config", str(whole / "plan.yaml")])
     out = whole / "scores.json"
     options = ["--scores.steps", "[1]", "--scores.num_images", "20", "--scores.out", str(out)]
-    assert main(["test", "--ckpt_path", str(last_checkpoint(made.folder("CT"))), *options]) == 0
+    assert main(["test", "--ckpt_path", str(last_checkpoint(made.folder(Training("CT")))), *options]) == 0
     ours = {r["reference"]: r["values"]["fd_digits"]["values"][0] for r in rows_of(whole, "CT")}
     theirs = {s["protocol"]["reference"]: s["distances"]["fd_digits"] for s in json.loads(out.read_text())["scores"]}
     assert ours == theirs
@@ -166,20 +167,23 @@ def rows_of(folder, method):
 def test_another_config_is_another_run(whole, tmp_path):
     one, _, _ = parse_plan(["--config", str(whole / "plan.yaml")])
     two, _, _ = parse_plan(["--config", str(whole / "plan.yaml"), "--total_images", "512"])
-    assert one.folder("CT") != two.folder("CT")
+    assert one.folder(Training("CT")) != two.folder(Training("CT"))
     edited = plan(tmp_path / "edited")
     same, _, _ = parse_plan(["--config", str(edited)])
-    assert same.folder("CD").name == one.folder("CD").name
+    assert same.folder(Training("CD")).name == one.folder(Training("CD")).name
     teacher = tmp_path / "edited" / "teacher.yaml"
     teacher.write_text(teacher.read_text().replace("seed_everything: 1", "seed_everything: 2"))
-    assert same.folder("CD").name != one.folder("CD").name and same.folder("CT").name == one.folder("CT").name
+    assert (
+        same.folder(Training("CD")).name != one.folder(Training("CD")).name
+        and same.folder(Training("CT")).name == one.folder(Training("CT")).name
+    )
 
 
 def test_a_trained_run_is_taken(whole, tmp_path, capsys):
     from cli.compare_train import last_checkpoint
 
     made, _, _ = parse_plan(["--config", str(whole / "plan.yaml")])
-    run = last_checkpoint(made.folder("CT")).parents[1]
+    run = last_checkpoint(made.folder(Training("CT"))).parents[1]
     changed = plan(tmp_path / "taken", methods={"mine": {"run": str(run), "steps": [1]}})
     assert main(["compare", "--config", str(changed)]) == 0
     mine = rows_of(tmp_path / "taken", "mine")
@@ -189,7 +193,9 @@ def test_a_trained_run_is_taken(whole, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": {"CT": {"steps": [1]}}}, "either a config or a run"),
+        ({"methods": {"CT": {"steps": [1]}}}, "either a config or a run, or is of another method"),
+        ({"methods": {"CT": {"of": "CT", "steps": [1]}}}, "CT needs CT: none can come first"),
+        ({"training_seeds": []}, "training_seeds=[]"),
         ({"methods": {"CT": {"run": "nowhere", "steps": [1]}}}, "there is no checkpoint nowhere"),
         ({"methods": {"CT": {"config": "ct.yaml", "steps": []}}}, "at least one number of evaluations"),
         ({"num_images": 0}, "num_images=0"),
@@ -214,17 +220,77 @@ def test_bad_plans_are_refused_in_one_line(changes, message, tmp_path, capsys):
     assert message in said and said.count("\n") == 1
 
 
-def test_a_failed_training_is_told(tmp_path, capsys):
-    method = {"config": "ct.yaml", "steps": [1], "options": ["--model.init_args.optimizer.init_args.lr=-1"]}
-    assert main(["compare", "--config", str(plan(tmp_path / "failed", methods={"CT": method}))]) == 2
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """Two trainings of a method, used in three ways; of two others one fails, and a third needs it."""
+    folder, broken = tmp_path_factory.mktemp("study"), ["--model.init_args.optimizer.init_args.lr=-1"]
+    methods = {
+        "BCM": {"config": "bcm.yaml", "steps": [1, 2]},
+        "other levels": {"of": "BCM", "steps": [2], "arguments": {"plans": [{"levels": [80.0, 2.0]}],
+                                                                  "inversions": [[0.0, 80.0], [0.2, 80.0]]}},
+        "without EMA": {"of": "BCM", "steps": [1], "averaged": False},
+        "broken": {"config": "teacher.yaml", "steps": [1], "options": broken},
+        "CD": {"config": "cd.yaml", "steps": [1], "checkpoints": {"model.init_args.teacher": "broken"}},
+    }  # fmt: skip
+    made = plan(folder, methods=methods, training_seeds=[0, 1], seed_ranges=1)
+    assert main(["compare", "--config", str(made)]) == 2
+    return folder
+
+
+def test_trainings_enter_one_row(study):
+    made, _, _ = parse_plan(["--config", str(study / "plan.yaml")])
+    assert [str(t) for t in made.trainings("other levels")] == ["BCM, seed 0", "BCM, seed 1"]
+    assert [t.seed for t in made.given(made.trainings("CD")[1]).values()] == [1]
+    content = json.loads((study / "out" / "compare.json").read_text())
+    found = {(r["method"], r["steps"]): r["values"]["fd_digits"] for r in content["rows"] if r["reference"] == "train"}
+    assert [len(found[key]["values"]) for key in (("BCM", 1), ("BCM", 2), ("other levels", 2), ("without EMA", 1))] == [
+        2
+    ] * 4
+    assert found["BCM", 1]["std"] > 0 and len({str(spread) for spread in found.values()}) == len(found)
+    ways = {(way["method"], *way["levels"]): way["values"] for way in content["inversions"]}
+    assert ("other levels", 0.0, 80.0) in ways and ("other levels", 0.2, 80.0) in ways
+    assert all(len(values["error"]["values"]) == 2 for values in ways.values())
+    assert ways["BCM", 0.07, 80.0]["error"] != ways["without EMA", 0.07, 80.0]["error"]
+
+
+def test_weights_of_the_last_step_are_no_average(study):
+    content = json.loads((study / "out" / "compare.json").read_text())
+    page = (study / "out" / "report.html").read_text()
+    assert content["failed"].keys() == {"broken, seed 0", "broken, seed 1", "CD, seed 0", "CD, seed 1"}
+    assert "(rate 0.9999 or 0.0)" in page and "mean ± deviation over 2 trainings" in page
+
+
+def test_a_failed_training_is_told(study, capsys):
+    """And the others are compared all the same."""
+    assert main(["compare", "--config", str(study / "plan.yaml")]) == 2
     said = capsys.readouterr().err
-    assert "CT: its training ended early (exit code 2)" in said and "learning rate" in said
+    assert "broken, seed 1: its training ended early (exit code 2)" in said and "learning rate" in said
+    assert "CD, seed 0: it needs broken, seed 0, which failed" in said
+    assert "CD, seed 0 has no scores" in (study / "out" / "report.html").read_text()
+
+
+def test_an_inversion_that_diverges_is_told(study, tmp_path, monkeypatch):
+    """Once: it is not tried again."""
+    from cli import compare_score
+    from cli.compare_train import last_checkpoint
+
+    made, _, _ = parse_plan(["--config", str(study / "plan.yaml")])
+    path = last_checkpoint(made.folder(made.trainings("BCM")[0]))
+    task = compare_score.Task("BCM", path, (1,), (range(10),), tmp_path, 10, None, 1)
+
+    def diverging(*args, **options):
+        raise ValueError("9 of 16 images are not finite")
+
+    monkeypatch.setattr(compare_score, "score_inversion", diverging)
+    assert compare_score.Scoring(task).inversions() == ["9 of 16 images are not finite"] * 2
+    monkeypatch.undo()
+    assert compare_score.Scoring(task).inversions() == ["9 of 16 images are not finite"] * 2
 
 
 def test_shipped_comparisons_are_of_equal_networks_and_budgets():
     for path in (ROOT / "configs").glob("compare*.yaml"):
         made, _, _ = parse_plan(["--config", str(path)])
-        files = [entry_config(entry) for entry in made.methods.values()]
+        files = [entry_config(entry) for entry in made.methods.values() if entry.config is not None]
         networks = [yaml.safe_load(file.read_text())["model"]["init_args"]["network"] for file in files]
         widths = {yaml.safe_load((ROOT / "configs" / name).read_text())["init_args"]["width"] for name in networks}
         assert len(widths) == 1 and made.total_images

@@ -22,7 +22,8 @@ from cli.compare_score import Result
 from cli.compare_training import Training, read_training
 from cli.compare_words import Findings, listed, protocol_in_words, what_is_missing
 from evaluation import page
-from evaluation.comparison import Measured, rows
+from evaluation.comparison import Measured, inversion_rows, rows
+from evaluation.inversion import InversionScore
 from evaluation.protocol import Protocol, Source
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -75,7 +76,9 @@ def images(n, seed=0):
 
 def findings(methods, **changes):
     """Of synthetic scores: a dictionary of the steps of each method."""
-    results, inversion = {}, Inversion((0.07, 80.0), 1.0, 1.0, 0.0071, 0.0009, images(16), images(16, 1), images(16, 2))
+    results, inversion = {}, Inversion((0.07, 80.0), images(16), images(16, 1), images(16, 2))
+    way = InversionScore(360, "test", (0.07, 80.0), 1.0, 1.0, 0.0071, 0.0009, 0.07, 1.0)
+    inverted = [way, "2 of 16 images are not finite"]
     for i, (name, steps) in enumerate(methods.items()):
         found = [m for n in steps for split in ("train", "test") for m in measured(name, n, 0.3 * 2**i, split)]
         pictures = Pictures(
@@ -83,22 +86,24 @@ def findings(methods, **changes):
             name != "EDM",
             {n: images(32, n) for n in steps},
             images(32),
-            [inversion, "2 of 16 images are not finite"] if name == ODD else [],
+            [inversion] if name == ODD else [],
             {35: "steps=35: this model has plans for [1, 2]"} if name == ODD else {},
         )
-        results[name] = Result(found, [], 1000, "cd" * 32, 0, pictures)
+        results[name] = Result(found, [], inverted if name == ODD else [], 1000, "cd" * 32, 0, pictures)
     floors = [real("real: test", "train"), real("real: half of train", "other half"), real("real: train", "test")]
     values = {
         "title": "out",
-        "seed_ranges": 3,
+        "spread": "3 ranges of seeds",
         "threads": 1,
         "results": results,
         "rows": rows([m for result in results.values() for m in result.measured]),
         "real": rows(floors),
+        "inversions": inversion_rows({ODD: [way, replace(way, error=0.0091)]}) if ODD in methods else [],
         "training": {
             name: None if name == "EDM" else Training([100, 200, 512], [3, 1.0, 0.1], 99.0) for name in methods
         },
         "absent": ["CTModule"],
+        "failed": {"GAN, seed 2": "it fell over"},
     }
     return Findings(**values | changes)
 
@@ -126,6 +131,8 @@ def test_tables_say_what_they_are(found):
         "method", "NFE", "ms each", "fd<wbr>_digits", "recall<wbr>_digits", "obeyed<wbr>_digits"
     ]  # fmt: skip
     assert "<td >0.33 ± 0.03</td>" in first and "<td >0.6</td>" in first  # of 0.3, 0.33 and 0.36; 2 x 0.3 ms
+    inverted = text[text.index("Inversion of 360 test images") :]
+    assert re.findall("<td[^>]*>(.*?)</td>", inverted)[:5] == ["0.07 &gt; 80", "1", "1", "0.0081 ± 0.001", "0.0009 ± 0"]
     assert len(re.findall("<h2", text)) == 7 and len(re.findall("<h1", text)) == 1
     assert all(alt for alt in re.findall(r'<img[^>]* alt="([^"]*)"', text))
 
@@ -144,6 +151,7 @@ def test_what_is_missing(found):
     assert f"{ODD}: not scored at NFE 4 or 5, which it has a sampler for: the plan does not ask." in said
     assert "No training curve of EDM: no TensorBoard files with a loss lie beside the checkpoint." in said
     assert "No obeyed_digits of EDM: EDM cannot be told a class." in said
+    assert "GAN, seed 2 has no scores: it fell over." in said
     assert f"{ODD}: an inversion failed (2 of 16 images are not finite)." in said
     assert "Methods of this project that are not compared here: CTModule." in said
     assert "No NFE, time and obeyed_digits of real images, which no model made." in said
@@ -151,7 +159,7 @@ def test_what_is_missing(found):
 
 
 def test_nothing_is_said_to_be_missing_that_is_not():
-    one = findings({"BCM": [1]}, seed_ranges=1, absent=[])
+    one = findings({"BCM": [1]}, spread="", absent=[], failed={})
     assert [line.partition(" of")[0] for line in what_is_missing(one)] == [
         "No training time", "No inversion pairs", "No NFE, time and obeyed_digits", "No deviations: every number is"
     ]  # fmt: skip
