@@ -21,7 +21,7 @@ class Entry:
 
     Args:
         steps: the numbers of network evaluations it is scored with.
-        config: a file for `fit`, relative to the comparison's own file.
+        config: a file for `fit`, relative to the comparison's own file; by default the plan's `base`.
         run: a run's directory or a checkpoint, in the place of a config.
         of: name of the method whose checkpoints these are, in the place of a config.
         options: more options of `fit`, such as "--model.init_args.ema_batch=256".
@@ -40,12 +40,17 @@ class Entry:
     averaged: bool = True
 
     def __post_init__(self) -> None:
-        if [self.config, self.run, self.of].count(None) != 2:
+        if [self.config, self.run, self.of].count(None) < 2:
             raise UsageError("a method of a comparison has either a config or a run, or is of another method")
-        if self.config is None and (self.options or self.checkpoints):
+        if not self.trained and (self.options or self.checkpoints):
             raise UsageError(f"{self.run or self.of}: what is trained already takes no options and no checkpoints")
         if not self.steps or min(self.steps) < 1:
             raise UsageError(f"steps={self.steps}: at least one number of evaluations, each >= 1, is needed")
+
+    @property
+    def trained(self) -> bool:
+        """Whether it has trainings of its own."""
+        return self.run is None and self.of is None
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,9 @@ class Plan:
     Args:
         methods: by name, in the order of the table.
         root: folder of the runs, the results and the report.
+        runs: another folder of the runs, so that several comparisons share what is trained alike under the same name.
+        base: config of the methods that name none.
+        options: more options of `fit` for every method that is trained, before its own.
         total_images: training images of every method that is trained; by default each config's own.
         training_seeds: every method that is trained is trained once with each, the scores of all are put together; by
             default once, with its config's own seed.
@@ -77,6 +85,9 @@ class Plan:
 
     methods: dict[str, Entry]
     root: str
+    runs: str | None = None
+    base: Path_fr | None = None  # type: ignore[valid-type]
+    options: list[str] = field(default_factory=list)
     total_images: int | None = None
     training_seeds: list[int] | None = None
     num_images: int = 2000
@@ -91,6 +102,8 @@ class Plan:
         if self.training_seeds is not None and (not self.training_seeds or min(self.training_seeds) < 0):
             raise UsageError(f"training_seeds={self.training_seeds}: at least one, each >= 0, is needed")
         for name, entry in self.methods.items():
+            if entry.trained and entry.config is None and self.base is None:
+                raise UsageError(f"{name} names neither a config nor a run, and is of no other method")
             for other in _needed(entry):
                 if other not in self.methods:
                     raise UsageError(f"{name} needs {other}, which is no method{did_you_mean(other, self.methods)}")
@@ -128,7 +141,7 @@ class Plan:
     def trainings(self, name: str) -> list["Training"]:
         """Those that a method's checkpoints come from; one without a seed of its config, and of a run."""
         name = self.source(name)
-        seeds = self.training_seeds if self.methods[name].config is not None else None
+        seeds = self.training_seeds if self.methods[name].trained else None
         return [Training(name, seed) for seed in seeds] if seeds else [Training(name)]
 
     def given(self, training: "Training") -> dict[str, "Training"]:
@@ -142,26 +155,27 @@ class Plan:
     def folder(self, training: "Training") -> Path:
         """Where a run lies: what decides its training is in the folder's name, so no other is taken for it."""
         entry = self.methods[training.name]
-        text = [*config_texts(entry_config(entry)), *entry.options, str(self.total_images), str(training.seed)]
+        text = [*config_texts(self.config(training.name)), *self.options, *entry.options]
+        text += [str(self.total_images), str(training.seed)]
         text += [f"{option} {self.folder(other).name}" for option, other in self.given(training).items()
-                 if self.methods[other.name].config is not None]  # fmt: skip
+                 if self.methods[other.name].trained]  # fmt: skip
         slug = re.sub(r"[^a-z0-9]+", "_", str(training).lower()).strip("_")
-        return Path(self.root) / "runs" / f"{slug}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:8]}"
+        folder = Path(self.root) / "runs" if self.runs is None else Path(self.runs)
+        return folder / f"{slug}-{hashlib.sha256(chr(0).join(text).encode()).hexdigest()[:8]}"
+
+    def config(self, name: str) -> Path:
+        """The file that a method is trained by."""
+        return Path(str((self.methods[name].config or self.base).absolute))  # type: ignore[union-attr]
 
     def goal(self, name: str) -> int:
         """Images after which a method is trained."""
-        content = yaml.safe_load(entry_config(self.methods[name]).read_text())
+        content = yaml.safe_load(self.config(name).read_text())
         return self.total_images or int(content["model"]["init_args"]["total_images"])
 
 
 def _needed(entry: Entry) -> list[str]:
     """Names of the methods whose checkpoints it needs."""
     return [*entry.checkpoints.values(), *filter(None, [entry.of])]
-
-
-def entry_config(entry: Entry) -> Path:
-    """The file that a method is trained by."""
-    return Path(str(entry.config.absolute))  # type: ignore[union-attr]
 
 
 def config_texts(path: Path) -> Iterator[str]:

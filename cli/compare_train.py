@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cli.compare_plan import Plan, Training, entry_config
+from cli.compare_plan import Plan, Training
 from cli.errors import UsageError
 from lightning_modules.checkpoint import read_checkpoint
 
@@ -36,7 +36,7 @@ def train_all(plan: Plan, jobs: int, threads: int, say: Callable[[str], None] = 
     for name, entry in plan.methods.items():
         if entry.run is not None:
             trained.checkpoints[Training(name)] = _of_run(entry.run)
-    waiting = [t for n in plan.order() if plan.methods[n].config is not None for t in plan.trainings(n)]
+    waiting = [t for n in plan.order() if plan.methods[n].trained for t in plan.trainings(n)]
     running: dict[Future[Path], Training] = {}
     with ThreadPoolExecutor(jobs) as pool:
         while waiting or running:
@@ -79,7 +79,7 @@ def _train(plan: Plan, training: Training, given: dict[str, Path], threads: int,
             args = ["--ckpt_path", str(last)]
         else:
             say(f"{training}: training of {goal:,} images, {folder / 'log.txt'}")
-            args = ["--config", str(entry_config(entry)), *entry.options]
+            args = ["--config", str(plan.config(training.name)), *plan.options, *entry.options]
             args += [f"--{option}={path.absolute()}" for option, path in given.items()]
             if training.seed is not None:
                 args.append(f"--seed_everything={training.seed}")

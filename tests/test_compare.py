@@ -14,7 +14,7 @@ import pytest
 import yaml
 from small_runs import config
 
-from cli.compare_plan import Training, entry_config, parse_plan
+from cli.compare_plan import Training, parse_plan
 from main import main
 
 ROOT = Path(__file__).parents[1]
@@ -193,7 +193,11 @@ def test_a_trained_run_is_taken(whole, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"methods": {"CT": {"steps": [1]}}}, "either a config or a run, or is of another method"),
+        ({"methods": {"CT": {"steps": [1]}}}, "CT names neither a config nor a run, and is of no other method"),
+        (
+            {"methods": {"CT": {"config": "ct.yaml", "run": "x", "steps": [1]}}},
+            "either a config or a run, or is of another method",
+        ),
         ({"methods": {"CT": {"of": "CT", "steps": [1]}}}, "CT needs CT: none can come first"),
         ({"training_seeds": []}, "training_seeds=[]"),
         ({"methods": {"CT": {"run": "nowhere", "steps": [1]}}}, "there is no checkpoint nowhere"),
@@ -229,10 +233,10 @@ def study(tmp_path_factory):
         "other levels": {"of": "BCM", "steps": [2], "arguments": {"plans": [{"levels": [80.0, 2.0]}],
                                                                   "inversions": [[0.0, 80.0], [0.2, 80.0]]}},
         "without EMA": {"of": "BCM", "steps": [1], "averaged": False},
-        "broken": {"config": "teacher.yaml", "steps": [1], "options": broken},
+        "broken": {"steps": [1], "options": broken},
         "CD": {"config": "cd.yaml", "steps": [1], "checkpoints": {"model.init_args.teacher": "broken"}},
     }  # fmt: skip
-    made = plan(folder, methods=methods, training_seeds=[0, 1], seed_ranges=1)
+    made = plan(folder, methods=methods, training_seeds=[0, 1], seed_ranges=1, base="teacher.yaml")
     assert main(["compare", "--config", str(made)]) == 2
     return folder
 
@@ -290,7 +294,7 @@ def test_an_inversion_that_diverges_is_told(study, tmp_path, monkeypatch):
 def test_shipped_comparisons_are_of_equal_networks_and_budgets():
     for path in (ROOT / "configs").glob("compare*.yaml"):
         made, _, _ = parse_plan(["--config", str(path)])
-        files = [entry_config(entry) for entry in made.methods.values() if entry.config is not None]
+        files = [made.config(name) for name, entry in made.methods.items() if entry.trained]
         networks = [yaml.safe_load(file.read_text())["model"]["init_args"]["network"] for file in files]
         widths = {yaml.safe_load((ROOT / "configs" / name).read_text())["init_args"]["width"] for name in networks}
         assert len(widths) == 1 and made.total_images
