@@ -100,20 +100,8 @@ def write(
     from cli.compare_board import FOLDER, write_board
     from cli.compare_report import write_report
     from cli.compare_words import spread_over
-    from evaluation.comparison import (
-        against,
-        as_dict,
-        classes_table,
-        floor_rows,
-        inversion_rows,
-        inversions_table,
-        judges_table,
-        methods_table,
-        rows,
-        table,
-        table_names,
-        write_csv,
-    )
+    from evaluation.comparison import against, as_dict, floor_rows, inversion_rows, rows, table_names, write_csv
+    from evaluation.comparison_tables import classes_table, inversions_table, judges_table, methods_table, table
     from evaluation.inversion import InversionScore
     from evaluation.report import write_json
 
@@ -124,10 +112,10 @@ def write(
         {name: [i for i in result.inversions if isinstance(i, InversionScore)] for name, result in results.items()}
     )
     protocol = first.measured[0].protocol
-    console = Console()
+    console, over = Console(), spread_over(plan)
     for split in ("train", "test"):
         here = against(split, found, real)
-        title = f"{here[0].images:,} images against {split}; mean ± deviation over {spread_over(plan)}"
+        title = f"{here[0].images:,} images against {split}" + (f"; mean ± deviation over {over}" if over else "")
         console.print(table(title, here, table_names(here[0]), protocol.describe()))
         if judged := judges_table(f"Against {split}, mean ± deviation over judges", here):
             console.print(judged)

@@ -13,7 +13,8 @@ from cli.compare_score import Result
 from cli.compare_training import read_training
 from cli.compare_words import Findings, listed, protocol_in_words, sampling_table, spread_over, what_is_missing
 from cli.run_files import run_directory
-from evaluation.comparison import INVERSION_NUMBERS, InversionRow, Row, against, spread_cell, table_names
+from evaluation.comparison import INVERSION_NUMBERS, InversionRow, Row, against, table_names
+from evaluation.comparison_tables import spread_cell
 from evaluation.files import replacing
 from evaluation.grids import Picture
 from evaluation.page import (

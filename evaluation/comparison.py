@@ -1,4 +1,4 @@
-"""Many scores side by side: refused if their protocols differ, summed up over seeds, as tables, JSON and CSV."""
+"""Many scores side by side: refused if their protocols differ, summed up over seeds, as JSON and CSV."""
 
 import csv
 import io
@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from evaluation.files import replacing
 from evaluation.inversion import InversionScore
 from evaluation.protocol import Protocol
-from evaluation.report import cell, describe_levels, narrow_table
+from evaluation.report import describe_levels
 
 INVERSION_NUMBERS = ("error", "denoising_error", "variance", "noise_ratio")
 """Of `InversionScore`."""
@@ -155,102 +153,9 @@ def _row(key: tuple[str, int | None, str], group: Sequence[Measured]) -> Row:
     )
 
 
-def table(title: str, rows: Sequence[Row], names: Sequence[str], caption: str | None = None) -> Table:
-    """The rows of one split: method, NFE, milliseconds, and mean and standard deviation of the named numbers.
-
-    A row of another number of images than the first row's says so.
-    """
-    shown = narrow_table(title, ("method",), ("NFE", "ms each", *names), caption)
-    shown.columns[0].min_width = 8  # a word of a name
-    for row in rows:
-        spreads = [row.values.get(name) for name in names]
-        shown.add_row(
-            _told(row, rows[0].images),
-            cell(row.nfe, "g"),
-            cell(None if row.seconds_per_image is None else 1000 * row.seconds_per_image, ".3g"),
-            *map(spread_cell, spreads),
-        )
-    return shown
-
-
-def spread_cell(spread: Spread | None, plus_minus: str = " ±") -> str:
-    """Mean and deviation; nothing for None."""
-    if spread is None:
-        return ""
-    return f"{spread.mean:.4g}" + (f"{plus_minus}{spread.std:.1g}" if len(spread.values) > 1 else "")
-
-
-def inversions_table(rows: Sequence[InversionRow]) -> Table | None:
-    """One row for each method and way of inversion, None where there is none."""
-    if not rows:
-        return None
-    shown = narrow_table(
-        f"Inversion of {rows[0].images:,} {rows[0].split} images: mean squared error per pixel on [0, 1]",
-        ("method", "levels"),
-        ("NFE in", "out", "error", "control", "variance of data", "noise std / level"),
-        "control: the same noised images denoised in one evaluation, never inverted",
-    )
-    for row in rows:
-        shown.add_row(
-            row.method,
-            describe_levels(row.levels),
-            cell(row.nfe_in, "g"),
-            cell(row.nfe_out, "g"),
-            *(spread_cell(row.values[name]) for name in INVERSION_NUMBERS),
-        )
-    return shown
-
-
-def _told(row: Row, images: int) -> str:
-    return row.method if row.images == images else f"{row.method}, {row.images:,}"
-
-
 def table_names(row: Row) -> list[str]:
     """The numbers of a row that `table` shows: neither shares of classes nor what is said of several judges."""
     return [name for name in row.values if "/" not in name and not name.endswith(("_judges", "_judges_std"))]
-
-
-def judges_table(title: str, rows: Sequence[Row], caption: str | None = None) -> Table | None:
-    """Every distance as all judges see it: mean and standard deviation over them, both averaged over the seeds.
-
-    None where there is one judge.
-    """
-    names = [name.removesuffix("_judges") for name in rows[0].values if name.endswith("_judges")]
-    if not names:
-        return None
-    shown = narrow_table(title, ("method",), ("NFE", *names), caption)
-    for row in rows:
-        pairs = [(row.values[f"{name}_judges"].mean, row.values[f"{name}_judges_std"].mean) for name in names]
-        cells = [f"{mean:.4g} ±{deviation:.1g}" for mean, deviation in pairs]
-        shown.add_row(_told(row, rows[0].images), cell(row.nfe, "g"), *cells)
-    return shown
-
-
-def classes_table(title: str, rows: Sequence[Row]) -> Table | None:
-    """The share of every class among the images (the numbers named share_*/class), None where none is read."""
-    names = [name for name in rows[0].values if name.startswith("share_")]
-    if not names:
-        return None
-    shown = narrow_table(title, ("method",), ("NFE", *(name.rpartition("/")[2] for name in names)))
-    for row in rows:
-        shown.add_row(row.method, cell(row.nfe, "g"), *(cell(100 * row.values[name].mean, ".3g") for name in names))
-    return shown
-
-
-def methods_table(rows: Sequence[Row], parameters: Mapping[str, int]) -> Table:
-    """What each method is and took: parameters, training images and minutes of training, empty if not measured.
-
-    Args:
-        rows: of all methods; a method's first row counts.
-        parameters: of each method's denoiser.
-    """
-    shown = narrow_table("Methods", ("method",), ("parameters", "images seen", "training min"))
-    first = {row.method: row for row in reversed(rows)}
-    for method, count in parameters.items():
-        row = first[method]
-        minutes = None if row.training_seconds is None else row.training_seconds / 60
-        shown.add_row(method, f"{count:,}", cell(row.images_seen, ","), cell(minutes, ".3g"))
-    return shown
 
 
 def as_dict(rows: Sequence[Row], inversions: Sequence[InversionRow] = ()) -> dict[str, Any]:

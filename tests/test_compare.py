@@ -254,6 +254,7 @@ def test_trainings_enter_one_row(study):
     ways = {(way["method"], *way["levels"]): way["values"] for way in content["inversions"]}
     assert ("other levels", 0.0, 80.0) in ways and ("other levels", 0.2, 80.0) in ways
     assert all(len(values["error"]["values"]) == 2 for values in ways.values())
+    assert "other levels,1,test,1.0,,,,inversion_error (0 > 80)," in (study / "out" / "compare.csv").read_text()
     assert ways["BCM", 0.07, 80.0]["error"] != ways["without EMA", 0.07, 80.0]["error"]
 
 

@@ -6,18 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from evaluation.comparison import (
-    Measured,
-    Spread,
-    as_dict,
-    classes_table,
-    floor_rows,
-    judges_table,
-    methods_table,
-    rows,
-    table,
-    table_names,
-)
+from evaluation.comparison import Measured, Spread, as_dict, floor_rows, rows, table_names
+from evaluation.comparison_tables import classes_table, judges_table, methods_table, table
 from evaluation.protocol import Protocol, Source
 
 PROTOCOL = Protocol(
