@@ -9,6 +9,11 @@
     L = lambda(t, s) d(A, B) + lambda'(t, u) d(D, B)
 
 The four passes see the same dropout mask. f_sg and sg f use the current weights (a target EMA rate of 0).
+
+With `round_trip_weight` w > 0 the way back is trained too, as invertible consistency distillation does with its forward
+and backward models (Starodubcev et al. 2024, arXiv 2406.14539):
+
+    L += w d(k f(C, u -> t), k x_t),    k = sigma_data/sqrt(sigma_data^2 + t^2), so that it counts alike at every level
 """
 
 from collections.abc import Callable, Sequence
@@ -22,9 +27,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from diffusion.denoisers import BidirectionalDenoiser
+from diffusion.denoisers import BidirectionalDenoiser, edm_scalings
 from diffusion.ema import EMA
-from diffusion.noise import perturb
+from diffusion.noise import expand, perturb
 from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, has_dropout, shared_dropout
 from diffusion.samplers import inversion_start, invert, mixed
@@ -39,6 +44,8 @@ from lightning_modules.run import (
     run_callbacks,
     step_draws,
 )
+
+TERMS = ("consistency", "bidirectional", "round_trip")
 
 
 class BCMDraws(NamedTuple):
@@ -88,6 +95,7 @@ class BCMModule(LightningModule):
         optimizer: factory of the optimizer.
         lr_factor: factor of the learning rate as a function of the run's progress; None keeps it constant.
         bidirectional_weight: factor of the bidirectional term, >= 0.
+        round_trip_weight: w >= 0 of the round trip x_t -> C -> x_t; 0, as in the paper, leaves its pass out.
         sigma_data, sigma_min, sigma_max: as in `BidirectionalDenoiser`.
         ema_rates: averaging rates per step, the first is evaluated.
         ema_batch: images of the step that the rates are of, see `EMA`; None for this run's step, whatever its size.
@@ -111,6 +119,7 @@ class BCMModule(LightningModule):
         optimizer: OptimizerCallable = RAdam,
         lr_factor: Callable[[float], float] | None = None,
         bidirectional_weight: float = 1.0,
+        round_trip_weight: float = 0.0,
         sigma_data: float = 0.5,
         sigma_min: float = 0.002,
         sigma_max: float = 80.0,
@@ -124,14 +133,16 @@ class BCMModule(LightningModule):
     ):
         super().__init__()
         check_budget(total_images)
-        if bidirectional_weight < 0:
-            raise ValueError(f"bidirectional_weight={bidirectional_weight}: it must be >= 0")
+        if min(bidirectional_weight, round_trip_weight) < 0:
+            raise ValueError(
+                f"bidirectional_weight={bidirectional_weight}, round_trip_weight={round_trip_weight}: both must be >= 0"
+            )
         self.save_hyperparameters()
         self.denoiser = BidirectionalDenoiser(network(image_shape, num_classes), sigma_data, sigma_min, sigma_max)
         self.ema = EMA(self.denoiser, ema_rates, batch=ema_batch)
         self.image_shape, self.num_classes, self.total_images = tuple(image_shape), num_classes, total_images
         self.pairs, self.distance, self.weight, self.target_weight = pairs, distance, weight, target_weight
-        self.bidirectional_weight = bidirectional_weight
+        self.bidirectional_weight, self.round_trip_weight = bidirectional_weight, round_trip_weight
         self.make_optimizer, self.lr_factor = optimizer, lr_factor
         self.plans = PLANS if plans is None else plans  # as a default it could not be written to a config
         self.inversions, self.init_from, self.seed = inversions, init_from, seed
@@ -157,8 +168,8 @@ class BCMModule(LightningModule):
         noise = draws.normal_like(x0, "noise")
         return BCMDraws(noise, t.float(), s.float(), u.float(), draws.stream_seed("dropout"))
 
-    def loss_terms(self, x0: Tensor, label: Tensor | None, draws: BCMDraws) -> tuple[Tensor, Tensor]:
-        """The weighted consistency and bidirectional terms, (B,) each."""
+    def loss_terms(self, x0: Tensor, label: Tensor | None, draws: BCMDraws) -> tuple[Tensor, ...]:
+        """The weighted consistency, bidirectional and, where it is trained, round-trip terms, (B,) each."""
         noise, t, s, u, seed = draws
         x_t, x_s = perturb(x0, noise, t), perturb(x0, noise, s)
         if self.fused:  # A and C leave from the same point: one pass
@@ -177,7 +188,13 @@ class BCMModule(LightningModule):
             target = self.denoiser(x_s, s, label)
         consistency = self.weight(t, s) * self.distance(at_eps, target)
         bidirectional = self.target_weight(t, u) * self.distance(back, target)
-        return consistency, self.bidirectional_weight * bidirectional
+        terms = consistency, self.bidirectional_weight * bidirectional
+        if self.round_trip_weight == 0:
+            return terms
+        with shared_dropout(seed, self.denoiser):
+            returned = self.denoiser(at_u, u, label, target=t)
+        scale = expand(self.denoiser.sigma_data * edm_scalings(t, self.denoiser.sigma_data).c_in, x0)
+        return *terms, self.round_trip_weight * self.distance(scale * returned, scale * x_t)
 
     def frozen(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         """The denoiser whose weights get no gradient, while its input does."""
@@ -186,15 +203,15 @@ class BCMModule(LightningModule):
 
     def loss(self, x0: Tensor, label: Tensor | None = None, position: int | None = None) -> Tensor:
         """The loss of each image (B,) at the draws of a step; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""
-        consistency, bidirectional = self.objective(x0, label if self.num_classes else None, self.draw(x0, position))
-        return consistency + bidirectional
+        terms = self.objective(x0, label if self.num_classes else None, self.draw(x0, position))
+        return torch.stack(terms).sum(0)
 
     def training_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> StepOutput:
         x0, label = batch
         draws = self.draw(x0)
-        consistency, bidirectional = self.objective(x0, label if self.num_classes else None, draws)
-        terms = {"consistency": consistency.detach(), "bidirectional": bidirectional.detach()}
-        return {"loss": (consistency + bidirectional).mean(), "sigma": draws.t, "terms": terms}
+        terms = self.objective(x0, label if self.num_classes else None, draws)
+        named = {name: term.detach() for name, term in zip(TERMS, terms, strict=False)}
+        return {"loss": torch.stack(terms).sum(0).mean(), "sigma": draws.t, "terms": named}
 
     def sample(self, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
         """Generate (B, C, H, W) from the EMA weights by the plan with `steps` evaluations."""

@@ -16,6 +16,7 @@ from oracles import (
 from torch import nn
 
 from diffusion.curricula import ConstantSteps
+from diffusion.denoisers import BidirectionalDenoiser
 from diffusion.distances import PseudoHuber, SquaredL2
 from diffusion.levels import LogNormal
 from diffusion.noise import karras_grid
@@ -48,7 +49,7 @@ class Zero(nn.Module):
         return torch.zeros_like(x)
 
 
-def bcm(distance=None, weight=None, n=18):
+def bcm(distance=None, weight=None, n=18, **options):
     return BCMModule(
         network=lambda image_shape, num_classes: ExactBidirectionalNetwork(S),
         image_shape=SHAPE,
@@ -58,6 +59,7 @@ def bcm(distance=None, weight=None, n=18):
         target_weight=weight or ConstantGap(),
         total_images=1,
         sigma_data=S,
+        **options,
     ).double()
 
 
@@ -188,3 +190,22 @@ def test_inversion_of_the_exact_network(steps):
     start = x0 + 0.07 * noise.drawn[0]
     torch.testing.assert_close(inverted, FLOW(start, 0.07, target=TOP), rtol=1e-9, atol=0)
     torch.testing.assert_close(module.ema_denoiser(inverted, TOP), FLOW(start, 0.07), rtol=1e-9, atol=0)
+
+
+def test_the_round_trip_of_the_exact_network_loses_nothing():
+    """t -> u -> t is where it began, and one that stays at the data is not: its distance is the one of the equation."""
+    x0, u = gaussian_data(6, S), torch.full((6,), 3.0, dtype=torch.float64)
+    t, s = karras_grid(10)[[1, 2, 4, 6, 8, 10]], karras_grid(10)[[0, 1, 3, 5, 7, 9]]
+    module = bcm(round_trip_weight=0.5)
+    draws = BCMDraws(Noise(6)(), t, s, u, 0)
+    assert module.loss_terms(x0, None, draws)[2].max() < 1e-20
+
+    class AtTheData(BidirectionalDenoiser):
+        def forward(self, x, sigma, label=None, target=None):
+            return x0
+
+    module.denoiser = AtTheData(module.denoiser.network, S)
+    module.fused = False
+    scale = S / (S**2 + t**2).sqrt()
+    expected = 0.5 * (scale * t) ** 2 * draws.noise.square().flatten(1).mean(1)
+    torch.testing.assert_close(module.loss_terms(x0, None, draws)[2], expected)
