@@ -1,0 +1,53 @@
+"""PSNR and SSIM of each image, against their definitions."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import avg_pool2d, pad
+
+from evaluation.restoration import CAP, psnr, ssim
+
+
+def images(n=3, channels=1, side=16, seed=0):
+    return torch.randint(
+        0, 256, (n, channels, side, side), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8
+    )
+
+
+def test_psnr_is_of_each_image():
+    truth = images(channels=3).clamp(min=2)
+    off = truth.clone()
+    off[1] -= 2
+    assert psnr(off, truth).tolist() == pytest.approx([CAP, 20 * math.log10(255 / 2), CAP])
+    assert psnr(truth, off).equal(psnr(off, truth))
+    assert psnr(torch.full_like(truth, 255), torch.zeros_like(truth)).tolist() == pytest.approx([0, 0, 0])
+
+
+def test_ssim_of_small_images_by_its_definition():
+    """Uniform windows of 3 x 3, the image mirrored: (2 m m' + c1)(2 cov + c2) / ((m^2 + m'^2 + c1)(v + v' + c2))."""
+    a, b = images(side=8), images(side=8, seed=1)
+    x, y = (pad(z.double(), (1, 1, 1, 1), mode="reflect") for z in (a, b))
+    (mx, my), c1, c2 = (avg_pool2d(z, 3, 1) for z in (x, y)), (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    vx, vy = avg_pool2d(x * x, 3, 1) - mx**2, avg_pool2d(y * y, 3, 1) - my**2
+    cov = avg_pool2d(x * y, 3, 1) - mx * my
+    expected = (2 * mx * my + c1) * (2 * cov + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2))
+    torch.testing.assert_close(ssim(a, b), expected.mean((1, 2, 3)), rtol=1e-6, atol=0)
+
+
+def test_ssim_falls_with_noise():
+    truth = images(channels=3, side=32)
+    assert ssim(truth, truth).tolist() == pytest.approx([1, 1, 1])
+    noisy = [(truth.float() + s * torch.randn(truth.shape)).clamp(0, 255).to(torch.uint8) for s in (5, 20, 80)]
+    scores = [ssim(x, truth).mean() for x in noisy]
+    assert 1 > scores[0] > scores[1] > scores[2] > 0
+    alone = [ssim(noisy[1][i : i + 1], truth[i : i + 1]) for i in range(3)]
+    torch.testing.assert_close(torch.cat(alone), ssim(noisy[1], truth))
+    assert ssim(images(1), images(1)).shape == (1,)
+
+
+@pytest.mark.parametrize("score", [psnr, ssim])
+def test_unlike_images_are_refused(score):
+    for other in (images(2), images().float(), images()[0]):
+        with pytest.raises(ValueError, match="two uint8 tensors of one shape"):
+            score(other, images())
