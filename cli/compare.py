@@ -112,7 +112,7 @@ def write(
         {name: [i for i in result.inversions if isinstance(i, InversionScore)] for name, result in results.items()}
     )
     protocol = first.measured[0].protocol
-    console, over = Console(), spread_over(plan)
+    console, over = Console(width=max(Console().width, 108)), spread_over(plan)  # of the table of scores
     for split in ("train", "test"):
         here = against(split, found, real)
         title = f"{here[0].images:,} images against {split}" + (f"; mean ± deviation over {over}" if over else "")

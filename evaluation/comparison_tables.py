@@ -9,28 +9,34 @@ from evaluation.report import cell, describe_levels, narrow_table
 
 
 def table(title: str, rows: Sequence[Row], names: Sequence[str], caption: str | None = None) -> Table:
-    """The rows of one split: method, NFE, milliseconds, and mean and standard deviation of the named numbers.
+    """The rows of one split: method, NFE, milliseconds, and the mean of the named numbers, of the first with deviation.
 
     A row of another number of images than the first row's says so.
     """
     shown = narrow_table(title, ("method",), ("NFE", "ms each", *names), caption)
-    shown.columns[0].min_width = 8  # a word of a name
+    shown.columns[0].min_width = 9  # a word of a name
+    shown.columns[3].no_wrap = True
     for row in rows:
         spreads = [row.values.get(name) for name in names]
         shown.add_row(
             _told(row, rows[0].images),
             cell(row.nfe, "g"),
             cell(None if row.seconds_per_image is None else 1000 * row.seconds_per_image, ".3g"),
-            *map(spread_cell, spreads),
+            *(spread_cell(s) if i == 0 else "" if s is None else _short(s.mean) for i, s in enumerate(spreads)),
         )
     return shown
+
+
+def _short(value: float) -> str:
+    """Three digits, of which below 1 all follow the point."""
+    return format(value, ".3f" if abs(value) < 1 else ".3g")
 
 
 def spread_cell(spread: Spread | None, plus_minus: str = " ±") -> str:
     """Mean and deviation; nothing for None."""
     if spread is None:
         return ""
-    return f"{spread.mean:.4g}" + (f"{plus_minus}{spread.std:.1g}" if len(spread.values) > 1 else "")
+    return f"{spread.mean:.3g}" + (f"{plus_minus}{spread.std:.1g}" if len(spread.values) > 1 else "")
 
 
 def inversions_table(rows: Sequence[InversionRow]) -> Table | None:
