@@ -122,8 +122,8 @@ def gaussian_blur(
     def kernel(offset: float) -> float:
         return math.exp(-(offset**2) / (2 * std**2))
 
-    matrices = (_filter(n, 1, reach, kernel) for n in (height, width))
-    return Separable(*matrices, threshold=threshold, sigma_y=sigma_y)
+    rows, columns = _filter(height, 1, reach, kernel), _filter(width, 1, reach, kernel)
+    return Separable(rows, columns, threshold=threshold, sigma_y=sigma_y)
 
 
 def _filter(n: int, stride: int, reach: int, kernel: Callable[[float], float]) -> Tensor:

@@ -80,3 +80,49 @@ def sample_distance(samples: Tensor, truth: tuple[Tensor, Tensor]) -> float:
     """The same of samples (N, C, H, W)."""
     flat = samples.flatten(1)
     return distance(flat.mean(0), flat.T.cov(), truth)
+
+
+class Silence:
+    """No noise at all: what a method that is linear in its noise makes is then the mean of its samples."""
+
+    def __init__(self, n: int, image_shape: tuple[int, int, int]):
+        self.zeros = torch.zeros(n, *image_shape, dtype=torch.float64)
+
+    def __call__(self) -> Tensor:
+        return self.zeros
+
+
+class UnitDraws:
+    """The k-th draw of d numbers is d images, each with one number 1, at places k d to (k + 1) d of the batch, the rest
+    0: of a method that is linear, the batch is then a square root of the covariance of its samples."""
+
+    def __init__(self, draws: int, image_shape: tuple[int, int, int]):
+        self.draws, self.shape = draws, image_shape
+        self.size, self.used = torch.Size(image_shape).numel(), 0
+
+    def __len__(self) -> int:
+        return self.draws * self.size
+
+    def __call__(self) -> Tensor:
+        drawn = torch.zeros(len(self), self.size, dtype=torch.float64)
+        first = self.used * self.size
+        drawn[first : first + self.size] = torch.eye(self.size, dtype=torch.float64)
+        self.used += 1
+        return drawn.reshape(-1, *self.shape)
+
+
+def exact_distances(restore, prior: GaussianPrior, operator, measurements: Tensor, draws: int) -> list[float]:
+    """W2^2 over the trace for each of the `measurements` (K, ...), without sampling, of a linear method.
+
+    Args:
+        restore: (y (B, ...), noise) -> (B, C, H, W), which draws `draws` times.
+    """
+    means = restore(measurements, Silence(len(measurements), prior.image_shape)).flatten(1)
+    noise = UnitDraws(draws, prior.image_shape)
+    roots = restore(torch.zeros(len(noise), *measurements.shape[1:], dtype=torch.float64), noise).flatten(1)
+    assert noise.used == draws
+    covariance = roots.T @ roots
+    return [
+        distance(mean, covariance, prior.posterior(operator, y[None]))
+        for mean, y in zip(means, measurements, strict=True)
+    ]
