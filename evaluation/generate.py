@@ -10,22 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.levels import draw_index
+from diffusion.pixels import to_uint8
 from diffusion.rng import ImageNoise, derive_seed
 from evaluation.gather import gather_strided, strided
 
 Sample = Callable[[ImageNoise, int, Tensor | None], Tensor]
 """A method's `sample(noise, steps, label) -> x0`."""
-
-
-def to_uint8(x: Tensor) -> Tensor:
-    """Round images in [-1, 1] to uint8 as EDM does: clip(127.5 x + 128), truncated.
-
-    Raises:
-        ValueError: if a value is not finite, which has no pixel value.
-    """
-    if not x.isfinite().all():
-        raise ValueError(f"{int((~x.isfinite()).flatten(1).any(1).sum())} of {len(x)} images are not finite")
-    return (x.float() * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
 
 class Meter:

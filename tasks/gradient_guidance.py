@@ -1,0 +1,141 @@
+"""Multi-step restoration by a gradient through the denoiser: PiGDM and DPS.
+
+Both are loops over a posterior mean D(x, sigma) = E[x0 | x], a diffusion model; over a consistency model they are not
+what their papers derive. Levels and noise as in `tasks/null_space.py`. One evaluation and one backward pass a level,
+under `torch.inference_mode` too; the weights' gradients are not touched.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion.denoisers import Denoise
+from diffusion.samplers import add_initial_noise
+from diffusion.sde_samplers import DDIM
+from tasks.jacobian import jacobian_correction, levels_of
+from tasks.null_space import ancestral_from, steps_of
+from tasks.operators import Operator
+
+Noise = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class PiGDMDenoise:
+    """E[x0 | x, y] under the approximation x0 | x ~ N(D, r^2 I): PiGDM's guided denoiser.
+
+        x0 + w J^T A^T (r^2 A A^T + sigma_y^2 I)^-1 (y - A x0),   x0 = D(x, t),  J = dD/dx,  r^2 = t^2 s^2/(t^2 + s^2)
+
+    s = sigma_data. w = t^2 is the gradient of the log-likelihood and exact for data N(0, s^2 I); the paper's adaptive
+    weight is w = r^2, with which J = I would make it DDNM's estimate x0 + A^+ (y - A x0).
+
+    Note: the paper's r^2 = t^2/(1 + t^2) is that of data of variance 1.
+
+    Args:
+        denoise: a posterior mean.
+        operator: A; JPEG too, by y - J(x0), of which no derivative is needed.
+        y: the measurement.
+        sigma_data: s.
+        adaptive: whether w = r^2 in the place of t^2.
+    """
+
+    denoise: Denoise
+    operator: Operator
+    y: Tensor
+    sigma_data: float = 0.5
+    adaptive: bool = False
+
+    def __call__(self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
+        t2, s2 = levels_of(sigma, x) ** 2, self.sigma_data**2
+        r2 = t2 * s2 / (t2 + s2)
+        gain = torch.ones_like(t2) if self.adaptive else t2 / r2
+        ratio = self.operator.sigma_y**2 / r2
+        return jacobian_correction(self.denoise, self.operator, self.y, x, sigma, label, gain, ratio)
+
+
+def pigdm(
+    denoise: Denoise,
+    operator: Operator,
+    y: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    label: Tensor | None = None,
+    *,
+    sigma_data: float = 0.5,
+    adaptive: bool = False,
+    eta: float = 1.0,
+) -> Tensor:
+    """PiGDM (Song et al. 2023, "Pseudoinverse-guided diffusion models", ICLR): DDIM over `PiGDMDenoise`.
+
+    Bias on the Gaussian prior (as in `tasks.null_space.ddrm`): {PIGDM}.
+
+    Args:
+        denoise: a posterior mean.
+        operator, y, sigma_data, adaptive: as in `PiGDMDenoise`.
+        sigmas: descending levels.
+        noise: called once, and len(sigmas) - 1 times more if eta > 0.
+        label: (B,) or None.
+        eta: DDIM's share of fresh noise, in [0, 1].
+    """
+    guided = PiGDMDenoise(denoise, operator, y, sigma_data, adaptive)
+    x = add_initial_noise(operator.pseudo_inverse(y), sigmas[0], noise)
+    return DDIM(eta=eta)(guided, x, sigmas, noise, label)
+
+
+def dps(
+    denoise: Denoise,
+    operator: Operator,
+    y: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    label: Tensor | None = None,
+    *,
+    zeta: float = 1.0,
+) -> Tensor:
+    """DPS (Chung et al. 2023, arXiv 2209.14687, algorithm 1), the step size over each image's own norm.
+
+        x <- ancestral step from t to s  -  zeta sqrt((1 + t^2)(1 + s^2)) grad_x |y - A D(x, t)|
+
+    The root translates the paper's variance-preserving step; without it there is no guidance at high levels. zeta is to
+    be tuned for every task and number of levels: it does not scale as one over that number.
+
+    Note: the released code takes one norm over the whole batch, with which an image depends on the others.
+
+    Bias on the Gaussian prior (as in `tasks.null_space.ddrm`): {DPS}.
+
+    Args:
+        denoise: a posterior mean.
+        operator: A, through which a gradient passes: a linear operator or `tasks.jpeg.JPEGSurrogate`.
+        y: the measurement.
+        sigmas: descending levels.
+        noise: called 1 + len(sigmas) times.
+        label: (B,) or None.
+        zeta: step size, > 0.
+
+    Raises:
+        ValueError: zeta is not > 0; no gradient passes through the operator.
+    """
+    if not zeta > 0:
+        raise ValueError(f"zeta={zeta}: the step size is > 0")
+    x = sigmas[0] * noise()
+    for t, s in steps_of(sigmas):
+        x0, gradient = _residual_gradient(denoise, operator, y, x, t, label)
+        step = zeta * math.sqrt((1 + t**2) * (1 + s**2))
+        x = ancestral_from(x0, x, t, s, noise, eta=1.0) - step * gradient
+    return x
+
+
+def _residual_gradient(
+    denoise: Denoise, operator: Operator, y: Tensor, x: Tensor, t: float, label: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """D(x, t) and the gradient of |y - A D(x, t)| of every image, (B, C, H, W) each."""
+    with torch.inference_mode(False), torch.enable_grad():
+        point = x.clone().detach().requires_grad_()
+        x0 = denoise(point, t, label)
+        residual = torch.linalg.vector_norm((y.clone() - operator.measure(x0)).flatten(1), dim=1)
+        if not residual.requires_grad:
+            raise ValueError(f"{type(operator).__name__}: no gradient passes through it, which DPS needs")
+        (gradient,) = torch.autograd.grad(residual.sum(), point)
+        return x0.detach(), gradient

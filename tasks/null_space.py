@@ -1,0 +1,212 @@
+"""Multi-step restoration that keeps what is known and samples the rest: DDRM, DDNM+, RePaint.
+
+All are loops over a posterior mean D(x, sigma) = E[x0 | x], a diffusion model, in EDM's coordinates, x = x0 + sigma z.
+
+Note: over a consistency model they run and give too much variance (its output is the end of a trajectory, no mean):
+3 to 5 times the posterior's in the Gaussian case in which D gives 1.3 to 2. Run them over the diffusion model.
+
+Levels `sigmas` descend (`diffusion.grids.KarrasGrid().levels(n, sigma_min, sigma_max)` is the usual choice), and the
+last step goes to 0; one evaluation a level, but for RePaint's and DDNM's repetitions. `noise` gives standard normal
+draws in the images' shape, each image's from its own generator. Two conventions of eta must not be confused:
+
+    ancestral   eta of the posterior's standard deviation is fresh noise     DDIM, PiGDM, DPS, RePaint (1)
+    fresh       eta of the next level's noise is fresh, the rest the old one     DDRM, DDNM
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from diffusion.denoisers import Denoise
+from diffusion.grids import check_descending
+from diffusion.solvers import ancestral_step
+from tasks.operators import LinearOperator, Operator, isotropic
+
+Noise = Callable[[], Tensor]
+
+
+def steps_of(sigmas: Sequence[float]) -> Iterator[tuple[float, float]]:
+    """(t, s) of every step down `sigmas` and on to 0.
+
+    Raises:
+        ValueError: the levels do not descend.
+    """
+    check_descending(sigmas)
+    return pairwise((*sigmas, 0.0))
+
+
+def ancestral_from(x0: Tensor, x: Tensor, t: float, s: float, noise: Noise, eta: float) -> Tensor:
+    """`diffusion.solvers.ancestral_step` from t to s with a given estimate x0 in the precision of x."""
+    levels = torch.tensor([t, s], dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x))
+    return ancestral_step(lambda *_: x0, x, levels[0], levels[1], noise, eta)
+
+
+def fresh_noise(x0: Tensor, x: Tensor, t: float, z: Tensor, eta: float) -> Tensor:
+    """eta z + sqrt(1 - eta^2) (x - x0)/t: noise of unit variance, a share of it that of x at level t."""
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta={eta}: a share of the noise lies in [0, 1]")
+    return eta * z + math.sqrt(1 - eta**2) * (x - x0) / t
+
+
+def ddrm(
+    denoise: Denoise,
+    operator: LinearOperator,
+    y: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    label: Tensor | None = None,
+    *,
+    eta: float = 0.85,
+    eta_b: float = 1.0,
+) -> Tensor:
+    """DDRM (Kawar et al. 2022, arXiv 2201.11793, eq. 7 and 8) for operators with equal singular values.
+
+    With r = sigma_y/sqrt(kappa), the noise of A^+ y, and e = (x - x0)/t, from t to s:
+
+        unknown   (I - P)[x0 + s (eta z + sqrt(1 - eta^2) e)]
+        known     s >= r:  P[(1 - eta_b) x0 + eta_b A^+ y + sqrt(s^2 - eta_b^2 r^2) z]
+                  s <  r:  P[x0 + s sqrt(1 - eta^2) (A^+ y - x0)/r + s eta z]
+
+    Bias on the Gaussian prior (`tests/test_tasks_baselines.py`, W2^2 from the posterior over its trace, inpainting of a
+    box): {DDRM}.
+
+    Args:
+        denoise: a posterior mean.
+        operator: A with A A^T = kappa I.
+        y: the measurement, its noise operator.sigma_y.
+        sigmas: descending levels, the first above r.
+        noise: called len(sigmas) + 1 times.
+        label: (B,) or None.
+        eta: share of fresh noise; 0.85 is the paper's.
+        eta_b: weight of the measurement; 1 is the paper's.
+
+    Raises:
+        ValueError: the singular values differ, or the first level is below r.
+    """
+    r = operator.sigma_y / math.sqrt(isotropic(operator, "DDRM"))
+    known, z = operator.pseudo_inverse(y), noise()
+    if sigmas[0] < r:
+        raise ValueError(f"sigmas[0]={sigmas[0]}: the first level is below the noise {r:.3g} of what is known")
+    x = known + sigmas[0] * z - (sigmas[0] - math.sqrt(sigmas[0] ** 2 - r**2)) * operator.known_part(z)
+    for t, s in steps_of(sigmas):
+        x0 = denoise(x, t, label)
+        z = noise()
+        unknown = x0 + s * fresh_noise(x0, x, t, z, eta)
+        if s >= r:
+            in_range = (1 - eta_b) * x0 + eta_b * known + math.sqrt(s**2 - (eta_b * r) ** 2) * z
+        else:
+            in_range = x0 + s * math.sqrt(1 - eta**2) * (known - x0) / r + s * eta * z
+        x = unknown + operator.known_part(in_range - unknown)
+    return x
+
+
+def ddnm(
+    denoise: Denoise,
+    operator: Operator,
+    y: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    label: Tensor | None = None,
+    *,
+    eta: float = 0.85,
+    repeats: int = 1,
+) -> Tensor:
+    """DDNM, and DDNM+ where sigma_y > 0 (Wang et al. 2023, arXiv 2212.00490, algorithms 1 to 3).
+
+    With r = sigma_y/sqrt(kappa), e = (x - x0)/t, w = eta z + sqrt(1 - eta^2) e, from t to s:
+
+        x0' = x0 - lambda A^+ (A x0 - y),          lambda = min(1, s/r)
+        x   = x0' + (I - P) s w + P sqrt(s^2 - lambda^2 r^2) w
+
+    e is the noise that the network saw, from x0 and not from x0'. `repeats` > 1 goes back up to t by fresh noise and
+    repeats every step (time travel of length 1): `repeats` evaluations a level.
+
+    Bias on the Gaussian prior (as in `ddrm`): {DDNM}.
+
+    Args:
+        denoise: a posterior mean.
+        operator: A. With noise it must be linear with equal singular values; without, JPEG will do, by x0 - J(x0) + y.
+        y: the measurement.
+        sigmas: descending levels.
+        noise: called len(sigmas) + 1 times, and twice more for each repetition.
+        label: (B,) or None.
+        eta: share of fresh noise; 0.85 is the paper's.
+        repeats: evaluations a level, >= 1.
+
+    Raises:
+        ValueError: noise with an operator that is not made for it; repeats below 1.
+    """
+    check_repeats(repeats)
+    x = operator.pseudo_inverse(y) + sigmas[0] * noise()
+    for t, s in steps_of(sigmas):
+        for again in range(repeats, 0, -1):
+            x0 = denoise(x, t, label)
+            w = fresh_noise(x0, x, t, noise(), eta)
+            x = _ddnm_step(operator, y, x0, w, s)
+            if again > 1:
+                x = x + math.sqrt(t**2 - s**2) * noise()
+    return x
+
+
+def _ddnm_step(operator: Operator, y: Tensor, x0: Tensor, w: Tensor, s: float) -> Tensor:
+    """To the level s with the noise w."""
+    if operator.sigma_y == 0:
+        return operator.project(x0, y) + s * w
+    if not isinstance(operator, LinearOperator):
+        raise ValueError(f"{type(operator).__name__}: DDNM+ is for linear operators")
+    r = operator.sigma_y / math.sqrt(isotropic(operator, "DDNM+"))
+    weight = min(1.0, s / r)
+    left = math.sqrt(max(0.0, s**2 - (weight * r) ** 2))
+    moved = x0 + weight * (operator.project(x0, y) - x0)
+    return moved + s * w + (left - s) * operator.known_part(w)
+
+
+def repaint(
+    denoise: Denoise,
+    operator: LinearOperator,
+    y: Tensor,
+    sigmas: Sequence[float],
+    noise: Noise,
+    label: Tensor | None = None,
+    *,
+    repeats: int = 10,
+) -> Tensor:
+    """RePaint (Lugmayr et al. 2022, arXiv 2201.09865, algorithm 1), for any linear operator in the place of a mask.
+
+    `repeats` times from t to s, going back up by x + sqrt(t^2 - s^2) z in between:
+
+        x <- (I - P) x_u + P(A^+ y + s z),     x_u ~ q(x_s | x_t, x0 = D(x, t))
+
+    The released code has other jumps (10 levels, 10 times: 2410 evaluations of a schedule of 250), replaces what is
+    known before an evaluation, and clips x0.
+
+    Bias on the Gaussian prior (as in `ddrm`): {REPAINT}.
+
+    Args:
+        denoise: a posterior mean.
+        operator: A.
+        y: the measurement; it is met exactly, its noise too.
+        sigmas: descending levels.
+        noise: called 1 + len(sigmas) (3 repeats - 1) times.
+        label: (B,) or None.
+        repeats: evaluations a level, >= 1. With 1 it is badly biased, however many levels there are.
+    """
+    check_repeats(repeats)
+    known = operator.pseudo_inverse(y)
+    x = known + sigmas[0] * noise()
+    for t, s in steps_of(sigmas):
+        for again in range(repeats, 0, -1):
+            unknown = ancestral_from(denoise(x, t, label), x, t, s, noise, eta=1.0)
+            x = unknown + operator.known_part(s * noise() - unknown) + known
+            if again > 1:
+                x = x + math.sqrt(t**2 - s**2) * noise()
+    return x
+
+
+def check_repeats(repeats: int) -> None:
+    """Raise ValueError unless `repeats` is at least 1."""
+    if repeats < 1:
+        raise ValueError(f"repeats={repeats}: every level is visited at least once")
