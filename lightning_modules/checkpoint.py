@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -152,11 +153,14 @@ def load_module(
     try:
         with restricted_imports(allow):
             module = instantiate_module(LightningModule, config)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         reason: BaseException = error
         while reason.__cause__ is not None:
             reason = reason.__cause__
-        raise CheckpointError(f"checkpoint {path} does not tell how to build its module: {reason}") from None
+        said = " ".join(str(reason).split())
+        fault = re.search(r"Errors: - (.*?) - Expected a ", said)  # of what jsonargparse says, which repeats the config
+        told = fault[1] if fault else said[:300]
+        raise CheckpointError(f"checkpoint {path} does not tell how to build its module: {told}") from None
     module.load_state_dict(checkpoint["state_dict"])
     module.images_seen = checkpoint["images_seen"]
     module.training_seconds = checkpoint.get("training_seconds", 0.0)

@@ -292,6 +292,16 @@ def test_an_inversion_that_diverges_is_told(study, tmp_path, monkeypatch):
     assert compare_score.Scoring(task).inversions() == ["9 of 16 images are not finite"] * 2
 
 
+def test_an_argument_that_the_module_does_not_take_is_told_in_one_line(study):
+    from cli.compare_train import last_checkpoint
+    from lightning_modules.checkpoint import CheckpointError, load_module
+
+    made, _, _ = parse_plan(["--config", str(study / "plan.yaml")])
+    path = last_checkpoint(made.folder(made.trainings("BCM")[0]))
+    with pytest.raises(CheckpointError, match=r"unexpected keyword argument 'nonsense'$"):
+        load_module(path, arguments={"nonsense": 1})
+
+
 def test_shipped_comparisons_are_of_equal_networks_and_budgets():
     for path in (ROOT / "configs").glob("compare*.yaml"):
         made, _, _ = parse_plan(["--config", str(path)])
