@@ -13,6 +13,7 @@ COMMANDS = {
     "invert": "image -> noise -> image with a bidirectional checkpoint, and the error",
     "truth": "a checkpoint against the exact solution of its data, where one is known",
     "image-to-image": "noise images to a level and generate from there: variations, or another class",
+    "restore": "inpaint, colourise, upscale, unblur or repair JPEGs with a checkpoint, and score it",
     "reference": "mean and covariance of real images' features, as a file to score against",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
@@ -72,6 +73,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.image_to_image import image_to_image
 
         return image_to_image(args[1:])
+    if command == "restore":
+        from cli.restore import restore
+
+        return restore(args[1:])
     if command == "reference":
         from cli.reference import reference
 

@@ -231,19 +231,33 @@ def given_images(options: "argparse.Namespace", module: Any) -> Inputs:
 
     channels, resolution, _ = module.image_shape
     images, _ = replace(found, read=read).decode(resolution, channels, limits)
-    names = [Path(file).with_suffix("").as_posix() if path.is_dir() else Path(file).stem for file in files]
+    names = names_of(path, files)
     seeds = options.seeds or list(range(len(names)))
     if len(names) == 1 and len(seeds) > 1:
         names, images = [f"{names[0]}_{seed:06d}" for seed in seeds], images.expand(len(seeds), -1, -1, -1)
     if len(seeds) != len(names):
         raise UsageError(f"--seeds: {len(seeds)} of them for {len(names)} images; one for each is needed")
+    check_results(path, files, out, names)
+    return Inputs(names, images, seeds, None)
+
+
+def names_of(path: Path, files: Sequence[str]) -> list[str]:
+    """What the results of files are called: with their folders below `path`, without suffix."""
+    return [Path(file).with_suffix("").as_posix() if path.is_dir() else Path(file).stem for file in files]
+
+
+def check_results(path: Path, files: Sequence[str], out: Path, names: Sequence[str]) -> None:
+    """Refuse results of these names, and grid.png, that would overwrite each other or one of the files.
+
+    Raises:
+        UsageError: naming the first.
+    """
     results = [*names, "grid"]
     if double := next((name for name in results if results.count(name) > 1), None):
         raise UsageError(f"--input {path}: more than one picture would be written to {double}.png")
     sources = {(path / file if path.is_dir() else path).resolve() for file in files}
     if lost := next((file for name in results if (file := out / f"{name}.png").resolve() in sources), None):
         raise UsageError(f"--out {out}: {lost}, one of the inputs, would be overwritten")
-    return Inputs(names, images, seeds, None)
 
 
 def wanted_labels(options: "argparse.Namespace", module: Any, inputs: Inputs) -> "Tensor | None":

@@ -5,11 +5,14 @@ SSIM (Wang et al. 2004): a window of 11 Gaussian-weighted pixels (sigma 1.5), be
                                images are mirrored at their border
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
+
+from diffusion.pixels import from_uint8
 
 CAP = 60.0
 """dB of equal images."""
@@ -24,6 +27,25 @@ def psnr(images: Tensor, truth: Tensor) -> Tensor:
 def decibel(square: Tensor, span: float) -> Tensor:
     """10 log10(span^2 / square), at most `CAP`, of mean squared errors (B,) of numbers that span `span`."""
     return (10 * torch.log10(span**2 / square)).clamp(max=CAP)  # of 0 too: its logarithm is infinite
+
+
+def consistency(measure: Callable[[Tensor], Tensor], images: Tensor, y: Tensor) -> Tensor:
+    """PSNR in dB (B,) of what is known: restored images, measured again, against the measurement that was given.
+
+    Of images that agree with the measurement it is limited by their rounding to uint8. Entries of a measurement that
+    are 0 whatever the image is, such as the hidden pixels of an inpainting, do not count.
+
+    Note: it says nothing of the rest, and is highest for what was given itself; it is never to stand alone.
+
+    Args:
+        measure: of images in [-1, 1], without noise.
+        images: (B, C, H, W) uint8.
+        y: measurement.
+    """
+    x = from_uint8(images).to(y)
+    counted = (measure(torch.ones_like(x[:1])) != 0).expand_as(y)
+    square = ((measure(x) - y).double().square() * counted).flatten(1).sum(1) / counted.flatten(1).sum(1)
+    return decibel(square, 2.0)
 
 
 def ssim(images: Tensor, truth: Tensor) -> Tensor:

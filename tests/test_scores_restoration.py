@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import avg_pool2d, pad
 
-from evaluation.restoration import CAP, psnr, ssim
+from evaluation.restoration import CAP, consistency, psnr, ssim
 
 
 def images(n=3, channels=1, side=16, seed=0):
@@ -44,6 +44,26 @@ def test_ssim_falls_with_noise():
     alone = [ssim(noisy[1][i : i + 1], truth[i : i + 1]) for i in range(3)]
     torch.testing.assert_close(torch.cat(alone), ssim(noisy[1], truth))
     assert ssim(images(1), images(1)).shape == (1,)
+
+
+def test_consistency_counts_what_can_be_known():
+    """Hidden pixels of an inpainting are 0 whatever they hold; a mean of blocks counts every block."""
+    truth, kept = images(side=8), torch.zeros(8, 8, dtype=torch.bool)
+    kept[:, :2] = True
+    x = truth.float() / 127.5 - 1
+
+    def hide(x):
+        return torch.where(kept, x, 0.0)
+
+    off = truth.clone()
+    off[1, 0, 0, 0] ^= 4
+    off[2, 0, 0, 5] ^= 64
+    assert consistency(hide, off, hide(x)).tolist() == pytest.approx(
+        [CAP, 20 * math.log10(255 / 4) + 10 * math.log10(16), CAP]
+    )
+    assert consistency(lambda x: avg_pool2d(x, 4), off, avg_pool2d(x, 4))[2] == pytest.approx(
+        20 * math.log10(255 * 16 / 64) + 10 * math.log10(4)
+    )
 
 
 @pytest.mark.parametrize("score", [psnr, ssim])

@@ -1,0 +1,206 @@
+"""What `restore` can do: the tasks' operators and the methods, by the names that the command line gives them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cli.errors import UsageError
+
+if TYPE_CHECKING:
+    import argparse
+
+    from torch import Tensor
+
+TASKS = {
+    "inpaint": "the dark pixels of --mask are made anew (default: the central box)",
+    "colourise": "colour from grey",
+    "upscale": "from means of --factor x --factor pixels",
+    "unblur": "from a Gaussian blur of --blur pixels",
+    "jpeg": "from a JPEG of --quality",
+}
+
+
+def operator_for(options: "argparse.Namespace", shape: tuple[int, int, int]) -> Any:
+    """The operator of `--task` for images of a shape (C, H, W).
+
+    Raises:
+        UsageError: the mask or a number does not fit.
+    """
+    from tasks.jpeg import JPEG
+    from tasks.masks import box_mask, mask_from_image
+    from tasks.operators import AveragePool, Grey, Inpainting
+    from tasks.separable import gaussian_blur
+
+    channels, height, width = shape
+    try:
+        match options.task:
+            case "inpaint":
+                mask = box_mask(height, width) if options.mask is None else mask_from_image(options.mask, height, width)
+                return Inpainting(mask)
+            case "colourise":
+                if channels != 3:
+                    raise ValueError("--task colourise: this model's images are grey themselves")
+                return Grey()
+            case "upscale":
+                if height % options.factor or width % options.factor:
+                    raise ValueError(f"--factor {options.factor} does not divide images of {height} x {width} pixels")
+                return AveragePool(options.factor)
+            case "unblur":
+                return gaussian_blur(height, width, options.blur, threshold=0.05)
+            case _:
+                return JPEG(options.quality)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class Case:
+    """A batch to restore.
+
+    Args:
+        denoise: of the model, with its latents drawn.
+        operator: what was done to the images.
+        y: what is left of them.
+        noise: of this batch's seeds.
+        label: (B,) or None.
+        levels: descending, one evaluation each; of the methods that invert, the large levels.
+        small: level of the small noise, of the methods that amplify it.
+        low, high: the model's sigma_min and sigma_max.
+        sigma_data: of the data.
+    """
+
+    denoise: Any
+    operator: Any
+    y: "Tensor"
+    noise: Any
+    label: "Tensor | None"
+    levels: tuple[float, ...]
+    small: float
+    low: float
+    high: float
+    sigma_data: float
+
+
+def zero_shot(case: Case) -> "Tensor":
+    from tasks.few_step import zero_shot as run
+
+    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label, sigma_min=case.low)
+
+
+def corrected(case: Case) -> "Tensor":
+    from tasks.few_step import zero_shot_corrected as run
+
+    levels, s = case.levels, case.sigma_data
+    return run(
+        case.denoise, case.operator, case.y, levels, case.noise, case.label, sigma_data=s, sigma_min=case.low
+    )  # fmt: skip
+
+
+def blind(case: Case) -> "Tensor":
+    """Noise and denoise, without a look at what was done."""
+    from diffusion.samplers import image_to_image
+
+    start = case.operator.pseudo_inverse(case.y)
+    return image_to_image(case.denoise, start, case.levels, case.noise, case.label, case.low)
+
+
+def control(case: Case) -> "Tensor":
+    """One evaluation at the level of the small noise: what a perfect model would make of an inversion."""
+    from diffusion.samplers import image_to_image
+
+    start = case.operator.pseudo_inverse(case.y)
+    return image_to_image(case.denoise, start, (max(case.small, case.low),), case.noise, case.label, case.low)
+
+
+def inversion(case: Case) -> "Tensor":
+    from tasks.bidirectional import restore_by_inversion as run
+
+    start, path = case.operator.pseudo_inverse(case.y), (case.small, case.high)
+    return run(case.denoise, start, path, case.noise, case.label, way_back=case.levels[1:], sigma_min=case.low)
+
+
+def zigzag(case: Case) -> "Tensor":
+    from tasks.bidirectional import zigzag_edit as run
+
+    rounds = [(case.small, level) for level in case.levels]
+    return run(case.denoise, case.operator, case.y, rounds, case.noise, case.label, sigma_min=case.low)
+
+
+def noise_space(case: Case) -> "Tensor":
+    from tasks.bidirectional import noise_space_inpainting as run
+
+    path = (case.small, case.high)
+    return run(
+        case.denoise, case.operator, case.y, path, case.noise, case.label, way_back=case.levels[1:], sigma_min=case.low
+    )  # fmt: skip
+
+
+def ddrm(case: Case) -> "Tensor":
+    from tasks.null_space import ddrm as run
+
+    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label)
+
+
+def ddnm(case: Case) -> "Tensor":
+    from tasks.null_space import ddnm as run
+
+    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label)
+
+
+def repaint(case: Case) -> "Tensor":
+    from tasks.null_space import repaint as run
+
+    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label)
+
+
+def pigdm(case: Case) -> "Tensor":
+    from tasks.gradient_guidance import pigdm as run
+
+    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label, sigma_data=case.sigma_data)
+
+
+def dps(case: Case) -> "Tensor":
+    from tasks.gradient_guidance import dps as run
+
+    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label)
+
+
+FEW_STEP: dict[str, Callable[[Case], "Tensor"]] = {"zero-shot": zero_shot, "corrected": corrected, "blind": blind}
+"""Of consistency models and generators; the first is the default."""
+INVERTING: dict[str, Callable[[Case], "Tensor"]] = {
+    "inversion": inversion,
+    "zigzag": zigzag,
+    "noise-space": noise_space,
+}
+"""Of bidirectional models alone."""
+MANY_STEP: dict[str, Callable[[Case], "Tensor"]] = {
+    "ddnm": ddnm,
+    "ddrm": ddrm,
+    "pigdm": pigdm,
+    "dps": dps,
+    "repaint": repaint,
+}
+"""Of diffusion models, whose denoiser is a posterior mean."""
+
+
+def method_for(name: str | None, module: Any) -> Callable[[Case], "Tensor"]:
+    """The method of a name, or the model's default.
+
+    Raises:
+        UsageError: it is none of this model's.
+    """
+    from cli.image_to_image import refusal
+    from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+
+    denoise = module.ema_denoiser
+    if type(denoise) is EDMDenoiser:
+        offered = MANY_STEP
+    elif (reason := refusal(module)) is not None:
+        raise UsageError(f"a {type(module).__name__} cannot restore: {reason.partition(':')[0].removeprefix('and ')}")
+    else:
+        offered = FEW_STEP | (INVERTING if isinstance(denoise, BidirectionalDenoiser) else {})
+    if name is None:
+        return next(iter(offered.values()))
+    if name not in offered:
+        raise UsageError(f"--method {name}: a {type(module).__name__} has {', '.join(offered)}")
+    return offered[name]

@@ -1,0 +1,158 @@
+"""`restore`: every task and method, files that cannot be read, and what is refused."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli_image_to_image import pixels, trained
+
+from datamodules import DigitsDataModule
+from main import main
+
+
+@pytest.fixture(scope="module")
+def bcm(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("bcm"), "BCMModule")
+
+
+@pytest.fixture(scope="module")
+def ufogen(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("ufogen"), "UFOGenModule")
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory):
+    """Class-conditional."""
+    return trained(tmp_path_factory.mktemp("diffusion"), "DiffusionModule", conditional=True)
+
+
+def run(ckpt_path, out, task, *options):
+    return main(["restore", "--ckpt_path", ckpt_path, "--out", str(out), "--task", task, *map(str, options)])
+
+
+def scores(out):
+    return json.loads((out / "scores.json").read_text())
+
+
+def test_what_is_known_is_kept_and_scored(bcm, tmp_path, capsys):
+    assert run(bcm, tmp_path, "inpaint", "--seeds", "0-4", "--batch_size", 2) == 0
+    truth = DigitsDataModule().uint8_images("test")[0][:5, 0].numpy().astype(int)
+    made = np.stack([pixels(tmp_path / f"{i:06d}.png") for i in range(5)])
+    hidden = np.zeros((8, 8), bool)
+    hidden[2:6, 2:6] = True
+    assert (made[:, ~hidden] == truth[:, ~hidden]).all() and (made[:, hidden] != truth[:, hidden]).any()
+    found = scores(tmp_path)
+    assert (found["task"], found["method"], found["nfe"], len(found["levels"])) == ("inpaint", "zero-shot", 4, 4)
+    assert found["scores"]["restored"]["consistency"] == [60] * 5 and found["scores"]["clean"]["psnr"] == [60] * 5
+    error = ((made - truth) ** 2).mean((1, 2))
+    assert found["scores"]["restored"]["psnr"] == pytest.approx(10 * np.log10(255**2 / error))
+    assert "4 network evaluations each (counted)" in capsys.readouterr().out
+
+
+def test_an_image_is_its_own_seeds(bcm, tmp_path):
+    """Whatever else is in the batch."""
+    for name, seeds in (("all", "0-3"), ("one", "2")):
+        assert run(bcm, tmp_path / name, "upscale", "--seeds", seeds) == 0
+    assert np.abs(pixels(tmp_path / "all" / "000002.png") - pixels(tmp_path / "one" / "000002.png")).max() <= 1
+
+
+@pytest.mark.parametrize("method", ["zero-shot", "corrected", "blind", "inversion", "zigzag", "noise-space"])
+def test_a_bidirectional_model_has_the_few_step_methods(bcm, tmp_path, method):
+    options = ("--seeds", "0-2", "--steps", 2, "--method", method)
+    assert run(bcm, tmp_path, "inpaint", *options) == 0
+    found = scores(tmp_path)
+    assert found["nfe"] == {"zigzag": 4, "inversion": 3, "noise-space": 3}.get(method, 2)
+    assert ("control" in found["scores"]) == (method in ("inversion", "zigzag", "noise-space"))
+
+
+@pytest.mark.parametrize("method", ["ddnm", "ddrm", "pigdm", "dps", "repaint"])
+def test_a_diffusion_model_has_the_many_step_methods(diffusion, tmp_path, method):
+    assert run(diffusion, tmp_path, "upscale", "--seeds", "0-2", "--steps", 3, "--method", method) == 0
+    found = scores(tmp_path)
+    assert found["nfe"] == (30 if method == "repaint" else 3) and found["levels"][-1] == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize("task", ["unblur", "jpeg"])
+def test_other_damage(bcm, tmp_path, task):
+    assert run(bcm, tmp_path, task, "--seeds", "0-2", "--steps", 1) == 0
+    assert scores(tmp_path)["scores"]["given"]["psnr"][0] < 60
+
+
+def test_a_generator_starts_at_its_rungs(ufogen, tmp_path):
+    assert run(ufogen, tmp_path, "inpaint", "--seeds", "0") == 0
+    assert len(scores(tmp_path)["levels"]) == 3  # from the one nearest to 2 down
+
+
+def test_a_mask_of_ones_own(bcm, tmp_path):
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[:, :3] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "photo.png")
+    options = ("--mask", tmp_path / "mask.png", "--input", tmp_path / "photo.png", "--damaged")
+    assert run(bcm, tmp_path / "out", "inpaint", *options) == 0
+    made = pixels(tmp_path / "out" / "photo.png")
+    assert (made[:, 3:] == 77).all() and (made[:, :3] != 77).any()
+    assert scores(tmp_path / "out")["scores"].keys() == {"restored", "given"}
+
+
+def test_a_small_image_is_what_was_measured(bcm, tmp_path):
+    """Means over blocks of the result are the image that was given, where nothing had to be clipped or rounded."""
+    small = torch.randint(100, 150, (4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8).numpy()
+    Image.fromarray(small).save(tmp_path / "small.png")
+    assert run(bcm, tmp_path / "out", "upscale", "--input", tmp_path / "small.png", "--damaged") == 0
+    made = pixels(tmp_path / "out" / "small.png")
+    assert made.shape == (8, 8)
+    if made.min() > 0 and made.max() < 255:
+        assert np.abs(made.reshape(4, 2, 4, 2).mean((1, 3)) - small).max() <= 1
+
+
+def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    grey = np.full((8, 8), 90, np.uint8)
+    Image.fromarray(grey).save(folder / "a.png")
+    Image.fromarray(grey.astype(np.uint16) * 256).save(folder / "deep.png")
+    Image.fromarray(np.stack([grey] * 4, -1), "CMYK").save(folder / "ink.jpg")
+    (folder / "torn.png").write_bytes((folder / "a.png").read_bytes()[:40])
+    (folder / "notes.txt").write_text("no image")
+    assert run(bcm, tmp_path / "out", "inpaint", "--input", folder) == 2
+    said = capsys.readouterr()
+    assert "2 files could not be read, the others are restored: deep.png: pixels of mode I;16" in said.err
+    assert said.err.count("\n") == 1 and scores(tmp_path / "out")["images"] == ["a", "ink"]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "ink.png", "grid.png", "scores.json"}
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("colourise", (), "this model's images are grey themselves"),
+        ("upscale", ("--factor", 3), "--factor 3 does not divide images of 8 x 8 pixels"),
+        ("jpeg", ("--quality", 96), "quality=96"),
+        ("unblur", ("--blur", 0), "std=0.0"),
+        ("inpaint", ("--level", 90), "--level 90: it must lie above sigma_min"),
+        ("inpaint", ("--small", 3, "--method", "zigzag"), "--small 3: it must lie above 0 and below the last level"),
+        ("inpaint", ("--method", "ddnm"), "--method ddnm: a BCMModule has zero-shot, corrected, blind, inversion"),
+        ("inpaint", ("--mask", "MASK"), "a mask of 4 x 4 pixels for images of 8 x 8"),
+        ("inpaint", ("--mask", "EMPTY"), "empty mask, no pixel is dark"),
+        ("inpaint", ("--damaged",), "--damaged is of the images of --input"),
+        ("inpaint", ("--input", "nowhere"), "there is no such file or folder"),
+        ("inpaint", ("--input", "MASK", "--seeds", "0-1"), "--seeds: 2 of them for 1 images"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(bcm, tmp_path, capsys, task, options, message):
+    files = {"MASK": np.zeros((4, 4), np.uint8), "EMPTY": np.full((8, 8), 255, np.uint8)}
+    for name, image in files.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    assert run(bcm, tmp_path / "out", task, *(tmp_path / f"{o}.png" if o in files else o for o in options)) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_a_model_that_cannot_is_refused(tmp_path_factory, tmp_path, capsys, diffusion):
+    flow = trained(tmp_path_factory.mktemp("flow"), "RectifiedFlowModule")
+    assert run(flow, tmp_path, "inpaint") == 2
+    assert "a RectifiedFlowModule cannot restore" in capsys.readouterr().err
+    assert run(diffusion, tmp_path, "inpaint", "--method", "zigzag") == 2
+    assert "--method zigzag: a DiffusionModule has ddnm, ddrm" in capsys.readouterr().err
