@@ -11,6 +11,10 @@ draws in the images' shape, each image's from its own generator. Two conventions
 
     ancestral   eta of the posterior's standard deviation is fresh noise     DDIM, PiGDM, DPS, RePaint (1)
     fresh       eta of the next level's noise is fresh, the rest the old one     DDRM, DDNM
+
+The known biases below are figures of a Gaussian prior, 8 x 8 pixels, with the exact D on Karras' grid
+(`tests/test_tasks_baselines.py`): W2^2 from the posterior over the trace of its covariance, inpainting of a 4 x 4 box |
+4 x 4 pooling; 0 is exact, the prior itself scores 43.7 | 2.6. They are of one measurement; in brackets the mean over 20.
 """
 
 import math
@@ -70,8 +74,8 @@ def ddrm(
         known     s >= r:  P[(1 - eta_b) x0 + eta_b A^+ y + sqrt(s^2 - eta_b^2 r^2) z]
                   s <  r:  P[x0 + s sqrt(1 - eta^2) (A^+ y - x0)/r + s eta z]
 
-    Bias on the Gaussian prior (`tests/test_tasks_baselines.py`, W2^2 from the posterior over its trace, inpainting of a
-    box): {DDRM}.
+    Known bias: 1.12 (1.63) | .065 with 20, .18 (.57) | .024 with 100, .007 | .018 with 1000 levels. With a consistency
+    model in the place of D: 2.7 | .13 with 20.
 
     Args:
         denoise: a posterior mean.
@@ -124,7 +128,7 @@ def ddnm(
     e is the noise that the network saw, from x0 and not from x0'. `repeats` > 1 goes back up to t by fresh noise and
     repeats every step (time travel of length 1): `repeats` evaluations a level.
 
-    Bias on the Gaussian prior (as in `ddrm`): {DDNM}.
+    Known bias: .64 (1.19) | .061 with 20, .049 (.29) | .023 with 100, .010 | .018 with 1000 levels.
 
     Args:
         denoise: a posterior mean.
@@ -183,7 +187,8 @@ def repaint(
     The released code has other jumps (10 levels, 10 times: 2410 evaluations of a schedule of 250), replaces what is
     known before an evaluation, and clips x0.
 
-    Bias on the Gaussian prior (as in `ddrm`): {REPAINT}.
+    Known bias: without repeats 1.14 (1.65) | .063 with 20, .91 (1.43) | .010 with 100, .89 | .009 with 1000 levels, so
+    that more levels do not help; .02 | .007 with 10 repeats of 100 levels.
 
     Args:
         denoise: a posterior mean.
