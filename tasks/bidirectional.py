@@ -9,8 +9,8 @@ one denoising at level d; all else is learning error. Every result of an inversi
 
     image_to_image(denoise, y, (d,), noise, label),      d = sigmas[0], the same draw of noise,
 
-which takes one evaluation. On the Gaussian prior of `tasks/few_step.py`, with the exact flow, inverting and regenerating
-a masked image scores 6.5 for d = 0.07 and 14.7 for d = 1; the first step of `zero_shot` alone 8.4.
+which takes one evaluation. On the Gaussian prior of `tasks/few_step.py`, with the exact flow, inverting a masked image
+and regenerating it scores 6.5 for d = 0.07 and 14.7 for d = 1; the first step of `zero_shot` alone 8.4.
 """
 
 from collections.abc import Callable, Sequence

@@ -9,8 +9,8 @@ Each is `diffusion.samplers.image_to_image` or `multistep` over a denoiser that 
 knows. Noise is drawn as in the samplers, each image's from its own generator: a result depends on no other image.
 
 Figures below are of a Gaussian prior, 8 x 8 pixels, with the exact f (`tests/test_tasks_few_step.py`): W2^2 from the
-posterior over the trace of its covariance, inpainting of a 4 x 4 box | 4 x 4 pooling, 0 is exact, the prior itself scores
-43.7 | 2.6. They are of one measurement; in brackets the mean over 20.
+posterior over the trace of its covariance, inpainting of a 4 x 4 box | 4 x 4 pooling, 0 is exact, the prior itself
+scores 43.7 | 2.6. They are of one measurement; in brackets the mean over 20.
 """
 
 import math
@@ -97,8 +97,8 @@ def zero_shot(
     and a high first one is wasted where y tells much: both are the caller's choice.
 
     Known bias: with few evaluations the result is far from the posterior. Karras' grid from 80: 8.4 (7.4) | .20 with 1,
-    4.5 (4.5) | .056 with 4, 2.4 (2.8) | .020 with 10, .53 (1.0) | .003 with 40 evaluations. Four levels equally spaced in
-    ln t from 80 to 0.3: 3.4 (3.6) | .035, from 2 to 0.3: 1.7 (2.2) | .014.
+    4.5 (4.5) | .056 with 4, 2.4 (2.8) | .020 with 10, .53 (1.0) | .003 with 40 evaluations. Four levels equally spaced
+    in ln t from 80 to 0.3: 3.4 (3.6) | .035, from 2 to 0.3: 1.7 (2.2) | .014.
 
     Args:
         denoise: a consistency model or a generator of samples of x0. A posterior mean would give a blurred image.
