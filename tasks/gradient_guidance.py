@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import Denoise
+from diffusion.grids import check_descending
 from diffusion.samplers import add_initial_noise
 from diffusion.sde_samplers import DDIM
 from tasks.jacobian import jacobian_correction, levels_of
@@ -80,6 +81,7 @@ def pigdm(
         label: (B,) or None.
         eta: DDIM's share of fresh noise, in [0, 1].
     """
+    check_descending(sigmas)
     guided = PiGDMDenoise(denoise, operator, y, sigma_data, adaptive)
     x = add_initial_noise(operator.pseudo_inverse(y), sigmas[0], noise)
     return DDIM(eta=eta)(guided, x, sigmas, noise, label)
@@ -121,8 +123,9 @@ def dps(
     """
     if not zeta > 0:
         raise ValueError(f"zeta={zeta}: the step size is > 0")
+    steps = steps_of(sigmas)
     x = sigmas[0] * noise()
-    for t, s in steps_of(sigmas):
+    for t, s in steps:
         x0, gradient = _residual_gradient(denoise, operator, y, x, t, label)
         step = zeta * math.sqrt((1 + t**2) * (1 + s**2))
         x = ancestral_from(x0, x, t, s, noise, eta=1.0) - step * gradient

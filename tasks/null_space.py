@@ -91,11 +91,11 @@ def ddrm(
         ValueError: the singular values differ, or the first level is below r.
     """
     r = operator.sigma_y / math.sqrt(isotropic(operator, "DDRM"))
-    known, z = operator.pseudo_inverse(y), noise()
+    steps, known, z = steps_of(sigmas), operator.pseudo_inverse(y), noise()
     if sigmas[0] < r:
         raise ValueError(f"sigmas[0]={sigmas[0]}: the first level is below the noise {r:.3g} of what is known")
     x = known + sigmas[0] * z - (sigmas[0] - math.sqrt(sigmas[0] ** 2 - r**2)) * operator.known_part(z)
-    for t, s in steps_of(sigmas):
+    for t, s in steps:
         x0 = denoise(x, t, label)
         z = noise()
         unknown = x0 + s * fresh_noise(x0, x, t, z, eta)
@@ -144,8 +144,9 @@ def ddnm(
         ValueError: noise with an operator that is not made for it; repeats below 1.
     """
     check_repeats(repeats)
+    steps = steps_of(sigmas)
     x = operator.pseudo_inverse(y) + sigmas[0] * noise()
-    for t, s in steps_of(sigmas):
+    for t, s in steps:
         for again in range(repeats, 0, -1):
             x0 = denoise(x, t, label)
             w = fresh_noise(x0, x, t, noise(), eta)
@@ -200,9 +201,9 @@ def repaint(
         repeats: evaluations a level, >= 1. With 1 it is badly biased, however many levels there are.
     """
     check_repeats(repeats)
-    known = operator.pseudo_inverse(y)
+    steps, known = steps_of(sigmas), operator.pseudo_inverse(y)
     x = known + sigmas[0] * noise()
-    for t, s in steps_of(sigmas):
+    for t, s in steps:
         for again in range(repeats, 0, -1):
             unknown = ancestral_from(denoise(x, t, label), x, t, s, noise, eta=1.0)
             x = unknown + operator.known_part(s * noise() - unknown) + known

@@ -46,9 +46,9 @@ def sdedit(
         label: (B,) or None.
         keep: what of the guide is kept; None for nothing.
     """
-    e = noise()
+    steps, e = steps_of(sigmas), noise()
     x = x0 + sigmas[0] * e
-    for t, s in steps_of(sigmas):
+    for t, s in steps:
         x = ancestral_from(denoise(x, t, label), x, t, s, noise, eta=1.0)
         if keep is not None:
             x = keep.project(x, keep.measure(add_initial_noise(x0, s, lambda: e)))

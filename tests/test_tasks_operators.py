@@ -130,7 +130,7 @@ def orthogonal(first):
 
 
 def test_the_colour_matrix():
-    """As in arXiv 2303.01469's code to 4 digits (cut off, not rounded); Q^T [(Q y)(1 - M) + (Q x) M] is what `project` gives."""
+    """As in arXiv 2303.01469's code to 4 digits (cut off); Q^T [(Q y)(1 - M) + (Q x) M] is `project`."""
     q = orthogonal(torch.tensor(GREY_WEIGHTS, dtype=torch.float64))
     printed = [[0.4471, -0.8204, 0.3563], [0.8780, 0.4785, 0.0], [0.1705, -0.3129, -0.9343]]
     torch.testing.assert_close(q, torch.tensor(printed, dtype=torch.float64), rtol=0, atol=1e-4)
