@@ -124,7 +124,7 @@ def dps(
     if not zeta > 0:
         raise ValueError(f"zeta={zeta}: the step size is > 0")
     steps = steps_of(sigmas)
-    x = sigmas[0] * noise()
+    x = sigmas[0] * noise().to(y)
     for t, s in steps:
         x0, gradient = _residual_gradient(denoise, operator, y, x, t, label)
         step = zeta * math.sqrt((1 + t**2) * (1 + s**2))

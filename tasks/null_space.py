@@ -55,6 +55,18 @@ def fresh_noise(x0: Tensor, x: Tensor, t: float, z: Tensor, eta: float) -> Tenso
     return eta * z + math.sqrt(1 - eta**2) * (x - x0) / t
 
 
+def start(operator: Operator, y: Tensor, sigma: float, r: float, z: Tensor) -> Tensor:
+    """A^+ y + sqrt(sigma^2 - r^2) P z + (I - P) sigma z: a point at level sigma, r being the noise of A^+ y.
+
+    Raises:
+        ValueError: sigma is below r.
+    """
+    if sigma < r:
+        raise ValueError(f"sigmas[0]={sigma}: the first level is below the noise {r:.3g} of what is known")
+    x = operator.pseudo_inverse(y) + sigma * z
+    return x if r == 0 else x + (math.sqrt(sigma**2 - r**2) - sigma) * operator.known_part(z)
+
+
 def ddrm(
     denoise: Denoise,
     operator: LinearOperator,
@@ -91,10 +103,8 @@ def ddrm(
         ValueError: the singular values differ, or the first level is below r.
     """
     r = operator.sigma_y / math.sqrt(isotropic(operator, "DDRM"))
-    steps, known, z = steps_of(sigmas), operator.pseudo_inverse(y), noise()
-    if sigmas[0] < r:
-        raise ValueError(f"sigmas[0]={sigmas[0]}: the first level is below the noise {r:.3g} of what is known")
-    x = known + sigmas[0] * z - (sigmas[0] - math.sqrt(sigmas[0] ** 2 - r**2)) * operator.known_part(z)
+    steps, known = steps_of(sigmas), operator.pseudo_inverse(y)
+    x = start(operator, y, sigmas[0], r, noise())
     for t, s in steps:
         x0 = denoise(x, t, label)
         z = noise()
@@ -144,25 +154,22 @@ def ddnm(
         ValueError: noise with an operator that is not made for it; repeats below 1.
     """
     check_repeats(repeats)
-    steps = steps_of(sigmas)
-    x = operator.pseudo_inverse(y) + sigmas[0] * noise()
+    r = operator.sigma_y and operator.sigma_y / math.sqrt(isotropic(operator, "DDNM+"))
+    steps, x = steps_of(sigmas), start(operator, y, sigmas[0], r, noise())
     for t, s in steps:
         for again in range(repeats, 0, -1):
             x0 = denoise(x, t, label)
             w = fresh_noise(x0, x, t, noise(), eta)
-            x = _ddnm_step(operator, y, x0, w, s)
+            x = _ddnm_step(operator, y, x0, w, s, r)
             if again > 1:
                 x = x + math.sqrt(t**2 - s**2) * noise()
     return x
 
 
-def _ddnm_step(operator: Operator, y: Tensor, x0: Tensor, w: Tensor, s: float) -> Tensor:
-    """To the level s with the noise w."""
-    if operator.sigma_y == 0:
+def _ddnm_step(operator: Operator, y: Tensor, x0: Tensor, w: Tensor, s: float, r: float) -> Tensor:
+    """To the level s with the noise w, that of A^+ y being r."""
+    if r == 0:
         return operator.project(x0, y) + s * w
-    if not isinstance(operator, LinearOperator):
-        raise ValueError(f"{type(operator).__name__}: DDNM+ is for linear operators")
-    r = operator.sigma_y / math.sqrt(isotropic(operator, "DDNM+"))
     weight = min(1.0, s / r)
     left = math.sqrt(max(0.0, s**2 - (weight * r) ** 2))
     moved = x0 + weight * (operator.project(x0, y) - x0)

@@ -156,9 +156,9 @@ class Case:
 
 WHITE = 0.005
 """Variance of a white part of the prior, beside 0.25 of the smooth one. The reference (`tasks.md`, section 1.9) tells
-none; without one the posterior inside the hole is nearly degenerate and inpainting scores several times worse. With this
-one, the standard deviation 0.5 and a correlation of 0.6 of the colours, found by trial, the rows of its table are met
-within 15 % (exceptions stand beside the figures), for the one of our measurements at the same distance of the prior."""
+none; without one the posterior inside the hole is nearly degenerate and inpainting scores several times worse. With
+this one, the standard deviation 0.5 and a correlation of 0.6 of the colours, found by trial, the rows of its table are
+met within 15 % (exceptions stand beside the figures), for the one of our measurements that is as far from the prior."""
 
 
 def cases() -> dict[str, Case]:
