@@ -61,7 +61,7 @@ class Corrected:
     Note: this project's own, from no paper.
 
     Args:
-        denoise: a consistency model; a flow map's Jacobian is symmetric and what is known pulls along it.
+        denoise: a consistency model, through which a gradient passes.
         operator: A.
         y: the measurement.
         sigma_data: s.

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from gaussian_posterior import GaussianPrior, cases, rbf
+from gaussian_posterior import GaussianPrior, UnitDraws, cases, rbf
 from oracles import GaussianDenoise, SmallNetwork, gaussian_data, orders
 from test_samplers import Counted, Noise
 
@@ -334,3 +334,18 @@ def test_a_consistency_model_in_the_place_of_a_posterior_mean_disperses():
     case = CASES["inpainting"]
     one, _ = case.distances(lambda y, z: ddrm(case.prior, case.operator, y, karras(20), z), 21)
     assert one == pytest.approx(2.7, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("method", "draws", "of_mean", "of_flow"),
+    [(ddrm, 21, 1.69, 4.98), (ddnm, 21, 1.59, 4.67), (REPAINT, 41, 1.72, 5.33)],
+)
+def test_the_variance_over_both_models(method, draws, of_mean, of_flow):
+    """Over the posterior's. The reference (tasks.md, section 0): DDRM 1.68 and 5.18, RePaint 2.12 and 6.01."""
+    case = CASES["inpainting"]
+    truth = case.prior.posterior(case.operator, case.measurements[1:2])[1].trace()
+    for denoise, expected in ((case.prior.mean, of_mean), (case.prior, of_flow)):
+        z = UnitDraws(draws, case.prior.image_shape)
+        y = torch.zeros(len(z), *case.measurements.shape[1:], dtype=torch.float64)
+        variance = method(denoise, case.operator, y, karras(20), z).square().sum()
+        assert (variance / truth).item() == pytest.approx(expected, rel=0.01)
