@@ -8,9 +8,9 @@ Each is `diffusion.samplers.image_to_image` or `multistep` over a denoiser that 
 `denoise` is a consistency model, a bidirectional one, or a generator of samples of x0 (UFOGen) at the levels that it
 knows. Noise is drawn as in the samplers, each image's from its own generator: a result depends on no other image.
 
-On a Gaussian prior with the exact f (`tests/test_tasks_few_step.py`; W2^2 from the posterior over the trace of its
-covariance, 0 is exact) zero-shot inpainting of a box is far from the posterior with few evaluations, and better when it
-starts low: 4 evaluations score {INPAINT_80} from level 80 and {INPAINT_1} from level 1.
+Figures below are of a Gaussian prior, 8 x 8 pixels, with the exact f (`tests/test_tasks_few_step.py`): W2^2 from the
+posterior over the trace of its covariance, inpainting of a 4 x 4 box | 4 x 4 pooling, 0 is exact, the prior itself
+scores 43.7 | 2.6. They are of one measurement; in brackets the mean over 20.
 """
 
 import math
@@ -61,7 +61,7 @@ class Corrected:
     Note: this project's own, from no paper.
 
     Args:
-        denoise: a consistency model; a flow map's Jacobian is symmetric and what is known pulls along it.
+        denoise: a consistency model, through which a gradient passes.
         operator: A.
         y: the measurement.
         sigma_data: s.
@@ -95,6 +95,10 @@ def zero_shot(
 
     One evaluation a level. The paper takes 40 levels of Karras' grid; its last one, eps, changes nothing that is left,
     and a high first one is wasted where y tells much: both are the caller's choice.
+
+    Known bias: with few evaluations the result is far from the posterior. Karras' grid from 80: 8.4 (7.4) | .20 with 1,
+    4.5 (4.5) | .056 with 4, 2.4 (2.8) | .020 with 10, .53 (1.0) | .003 with 40 evaluations. Four levels equally spaced
+    in ln t from 80 to 0.3: 3.4 (3.6) | .035, from 2 to 0.3: 1.7 (2.2) | .014.
 
     Args:
         denoise: a consistency model or a generator of samples of x0. A posterior mean would give a blurred image.
@@ -131,8 +135,10 @@ def zero_shot_corrected(
 ) -> Tensor:
     """`zero_shot` with the correction by the Jacobian ("CM+VJP", this project's own); arguments as there.
 
-    One evaluation and one backward pass a level. On the Gaussian prior it is about three times nearer to the posterior
-    than `zero_shot` at equal evaluations ({VJP}).
+    One evaluation and one backward pass a level.
+
+    Known bias: .45 (1.0) | .019 with 4, .21 (.60) | .005 with 8, .12 (.40) | .001 with 16 levels equally spaced in ln t
+    from 80 to 0.1; .26 (.69) | .0015 with 4 levels from 2 to 0.3, for which `zero_shot` has 1.7 (2.2) | .014.
 
     Args:
         sigma_data: standard deviation of the data.

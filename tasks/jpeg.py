@@ -6,6 +6,7 @@ algorithm does not look at it.
 """
 
 import io
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,7 +22,7 @@ BLOCK = 8
 
 
 @dataclass(frozen=True)
-class Quality:
+class Quality(ABC):
     """The face of both: how strongly is compressed, and what stands for a pseudo-inverse.
 
     Args:
@@ -39,9 +40,14 @@ class Quality:
         """0: what a codec loses is no Gaussian noise."""
         return 0.0
 
+    @property
+    def kappa(self) -> None:
+        """None: it is not linear."""
+        return None
+
+    @abstractmethod
     def measure(self, x: Tensor) -> Tensor:
         """The images (B, 1 or 3, H, W) in [-1, 1], compressed and decompressed: what is known of them."""
-        raise NotImplementedError
 
     def ridge_inverse(self, y: Tensor, ratio: float | Tensor) -> Tensor:
         """y/(1 + ratio): the decoded image in the place of a pseudo-inverse."""
@@ -50,6 +56,10 @@ class Quality:
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """y itself, the decoded image."""
         return y
+
+    def known_part(self, x: Tensor) -> Tensor:
+        """J(x), which is no projection."""
+        return self.measure(x)
 
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 - J(x0) + y. J of that is near y, not equal to it: J is no projector."""

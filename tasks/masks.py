@@ -10,7 +10,9 @@ from torch import Tensor
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
-def box_mask(height: int, width: int, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None):
+def box_mask(
+    height: int, width: int, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None
+) -> Tensor:
     """All but a box of pixels is kept.
 
     Args:

@@ -30,6 +30,10 @@ class Operator(Protocol):
     def sigma_y(self) -> float:
         """Standard deviation of the noise in a measurement, in units of [-1, 1] images (twice that of [0, 1])."""
 
+    @property
+    def kappa(self) -> float | None:
+        """The number with A A^T = kappa I; None where there is none."""
+
     def measure(self, x: Tensor) -> Tensor:
         """A x, without noise."""
 
@@ -38,6 +42,9 @@ class Operator(Protocol):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y."""
+
+    def known_part(self, x: Tensor) -> Tensor:
+        """A^+ A x."""
 
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 with what is known replaced."""
@@ -98,7 +105,7 @@ class LinearOperator(ABC):
         return y + self.sigma_y * noise()[:, : y.shape[1], : y.shape[2], : y.shape[3]]
 
 
-def isotropic(operator: LinearOperator, algorithm: str) -> float:
+def isotropic(operator: Operator, algorithm: str) -> float:
     """The operator's kappa.
 
     Raises:
