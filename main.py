@@ -14,6 +14,8 @@ COMMANDS = {
     "truth": "a checkpoint against the exact solution of its data, where one is known",
     "image-to-image": "noise images to a level and generate from there: variations, or another class",
     "restore": "inpaint, colourise, upscale, unblur or repair JPEGs with a checkpoint, and score it",
+    "edit": "images of one class made into another, by inversion",
+    "interpolate": "the images between two real ones, by inversion",
     "reference": "mean and covariance of real images' features, as a file to score against",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
@@ -77,6 +79,14 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.restore import restore
 
         return restore(args[1:])
+    if command == "edit":
+        from cli.edit import edit
+
+        return edit(args[1:])
+    if command == "interpolate":
+        from cli.edit import interpolate
+
+        return interpolate(args[1:])
     if command == "reference":
         from cli.reference import reference
 

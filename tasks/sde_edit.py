@@ -78,7 +78,7 @@ def ddim_inversion(
         (B, C, H, W) at level sigmas[-1].
     """
     check_ascending(sigmas)
-    return _follow(denoise, x0, sigmas, label, step)
+    return follow(denoise, x0, sigmas, label, step)
 
 
 def ddim_edit(
@@ -101,10 +101,10 @@ def ddim_edit(
         others: as in `ddim_inversion`.
     """
     inverted = ddim_inversion(denoise, x0, sigmas, source, step=step)
-    return _follow(denoise, inverted, sigmas[::-1], target, step)
+    return follow(denoise, inverted, sigmas[::-1], target, step)
 
 
-def _follow(denoise: Denoise, x: Tensor, sigmas: Sequence[float], label: Tensor | None, step: Step) -> Tensor:
-    """From sigmas[0] to sigmas[-1] along the ODE, in the precision of x."""
+def follow(denoise: Denoise, x: Tensor, sigmas: Sequence[float], label: Tensor | None, step: Step) -> Tensor:
+    """From sigmas[0] to sigmas[-1], up or down, along the ODE, in the precision of x (B, C, H, W)."""
     path = torch.tensor(sigmas, dtype=x.dtype, device=x.device)[:, None].expand(-1, len(x))
     return solve(step, denoise, x, path, label)

@@ -1,0 +1,232 @@
+"""`edit`: images of one class made into another by inversion, and `interpolate`: the images between two."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.errors import UsageError, run_command
+from cli.image_to_image import SHOWN, Inputs, given_images, test_images, wanted_labels
+from cli.invert import stacked
+from cli.sample import add_checkpoint_options, find_device
+
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+
+def _options(command: str, description: str, out: str) -> OneLineParser:
+    """What the two commands share."""
+    p = OneLineParser(prog=f"main.py {command}", allow_abbrev=False, description=description)
+    add_checkpoint_options(p)
+    p.add_argument("--input", type=Path, help="an image file, or a folder of them, cut to the central square and "
+                   "resized (default: test images of the run's data)")  # fmt: skip
+    p.add_argument("--data", help="a file such as configs/data/digits.yaml, in the place of the run's data")
+    p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds "
+                   "of their initial noise (default: 0-15); with --input the seeds alone")  # fmt: skip
+    p.add_argument("--small", type=float, help="level of the initial noise of a bidirectional model (default: that of "
+                   "its `inversions`)")  # fmt: skip
+    p.add_argument("--steps", type=positive, default=50, help="of a diffusion model, each way (default: 50)")
+    p.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to (default: {out})")
+    return p
+
+
+def edit(args: Sequence[str]) -> int:
+    """Run `edit` and return the exit code."""
+    p = _options(
+        "edit",
+        "Invert images as of their class and generate from their noise as of another. Writes each result, and "
+        "grid.png: inputs, regenerated as of their own class, results.",
+        "edited",
+    )
+    p.add_argument("--from", dest="label", type=int, help="the class of the images (default: their own)")
+    p.add_argument("--to", type=int, required=True, help="the class to make of them")
+    return run_command(lambda: _edit(p.parse_args(args)))
+
+
+def _edit(options: "argparse.Namespace") -> None:
+    import torch
+
+    from evaluation.grids import save_png
+    from evaluation.restoration import psnr
+
+    module, device = _loaded(options)
+    if not 0 <= options.to < module.num_classes:
+        kind = f"has the classes 0 to {module.num_classes - 1}" if module.num_classes else "is unconditional"
+        raise UsageError(f"--to {options.to}: this model {kind}")
+    inputs = given_images(options, module) if options.input is not None else test_images(options, module)
+    source = wanted_labels(options, module, inputs)
+    target = torch.full((len(inputs.images),), options.to)
+    up, down = _ways(options, module)
+
+    def regenerate(x0: "Tensor", noise: Any, rows: "Tensor", to: "Tensor | None") -> "Tensor":
+        return down(up(x0, noise, _at(source, rows, device)), _at(to, rows, device))
+
+    meter, again = _meter(module), _meter(module)
+    made = _in_batches(partial(regenerate, to=target), options, module, inputs, device, meter)
+    same = _in_batches(partial(regenerate, to=source), options, module, inputs, device, again)
+    _save(made, inputs, options.out)
+    save_png(stacked(inputs.images[:SHOWN], same[:SHOWN], made[:SHOWN]), options.out / "grid.png")
+    kept = [f"{float(psnr(x, inputs.images).mean()):.4g} dB" for x in (made, same)]
+    print(
+        f"{len(made)} images in {options.out}, made into class {options.to}: {meter.nfe:g} network evaluations each "
+        f"(counted), {1000 * meter.seconds_per_image:.3g} ms an image on {device}"
+    )
+    print(f"PSNR to the inputs: {kept[0]}; regenerated as of their own class, the inversion alone: {kept[1]}")
+    if (read := _read_as(made, target)) is not None:
+        print(f"read as class {options.to} by the data's classifier: {read:.1%}")
+
+
+def interpolate(args: Sequence[str]) -> int:
+    """Run `interpolate` and return the exit code."""
+    p = _options(
+        "interpolate",
+        "The images between two real ones: both inverted, their noises mixed along the great circle, generated again. "
+        "Of images 0, 1, 2, 3, ... 0 and 1 are a pair, 2 and 3 the next. Writes grid.png with a row for each pair.",
+        "between",
+    )
+    p.add_argument("--class", dest="label", type=int, help="the class of all images (default: that of a pair's first)")
+    p.add_argument("--frames", type=positive, default=7, help="images between, both ends included (default: 7)")
+    return run_command(lambda: _interpolate(p.parse_args(args)))
+
+
+def _interpolate(options: "argparse.Namespace") -> None:
+    import torch
+
+    from diffusion.pixels import from_uint8, to_uint8
+    from diffusion.rng import ImageNoise
+    from evaluation.grids import image_grid, save_png
+    from tasks.few_step import slerp
+
+    if options.frames < 2:
+        raise UsageError(f"--frames {options.frames}: the two ends are at least two")
+    module, device = _loaded(options)
+    inputs = given_images(options, module) if options.input is not None else test_images(options, module)
+    if len(inputs.images) % 2:
+        raise UsageError(f"{len(inputs.images)} images: an even number is needed, pairs are interpolated")
+    labels = wanted_labels(options, module, inputs)
+    first, second = inputs.images[::2], inputs.images[1::2]
+    label = None if labels is None else labels[::2]
+    up, down = _ways(options, module)
+    meter, shown = _meter(module), []
+    for rows in torch.arange(len(first)).split(options.batch_size):
+        chosen = _at(label, rows, device)
+        with meter.batch(options.frames * len(rows), device), torch.inference_mode():
+            ends = []
+            for images in (first, second):  # of the same initial noise
+                noise = ImageNoise([inputs.seeds[2 * i] for i in rows.tolist()], module.image_shape, device)
+                ends.append(up(from_uint8(images[rows]).to(device), noise, chosen))
+            shares = [i / (options.frames - 1) for i in range(options.frames)]
+            frames = torch.stack([down(slerp(ends[0], ends[1], share), chosen) for share in shares], 1)
+        frames = torch.stack([to_uint8(row).cpu() for row in frames])
+        shown.append(torch.cat([first[rows, None], frames, second[rows, None]], 1))
+    pictures = torch.cat(shown).flatten(0, 1)
+    options.out.mkdir(parents=True, exist_ok=True)
+    save_png(image_grid(pictures, options.frames + 2), options.out / "grid.png")
+    print(
+        f"{len(first)} pairs in {options.out / 'grid.png'}: the first image, {options.frames} between, the second; "
+        f"{meter.nfe:g} network evaluations for each image between (counted) on {device}"
+    )
+
+
+def _loaded(options: "argparse.Namespace") -> tuple[Any, Any]:
+    """The module, on its device.
+
+    Raises:
+        UsageError: its model cannot invert.
+    """
+    from cli.quiet import quiet
+    from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+    from lightning_modules.checkpoint import load_module
+
+    quiet()
+    device = find_device(options.device)
+    module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
+    if not (isinstance(module.ema_denoiser, BidirectionalDenoiser) or type(module.ema_denoiser) is EDMDenoiser):
+        raise UsageError(
+            f"{options.ckpt_path} holds a {type(module).__name__}, whose model goes from noise to data only: inversion "
+            "needs a BCMModule or a DiffusionModule"
+        )
+    return module, device
+
+
+def _ways(options: "argparse.Namespace", module: Any) -> "tuple[Callable[..., Tensor], Callable[..., Tensor]]":
+    """From images to their noise, `(x0, noise, label)`, and from noise to images, `(x, label)`.
+
+    One evaluation each with a bidirectional model, the ODE by Heun's method with a diffusion model.
+
+    Raises:
+        UsageError: --small is no level below sigma_max.
+    """
+    from diffusion.denoisers import BidirectionalDenoiser
+    from diffusion.grids import KarrasGrid
+    from diffusion.solvers import heun_step
+    from tasks.bidirectional import invert_images
+    from tasks.sde_edit import ddim_inversion, follow
+
+    denoise = module.ema_denoiser
+    low, high = denoise.sigma_min, denoise.sigma_max
+    if not isinstance(denoise, BidirectionalDenoiser):
+        down = tuple(KarrasGrid().levels(options.steps + 1, low, high))
+        return (
+            lambda x0, noise, label: ddim_inversion(denoise, x0, down[::-1], label, step=heun_step),
+            lambda x, label: follow(denoise, x, down, label, heun_step),
+        )
+    small = module.inversions[0][0] if options.small is None else options.small
+    if not 0 <= small < high:
+        raise UsageError(f"--small {small:g}: it must lie in [0, {high:g})")
+    return (
+        lambda x0, noise, label: invert_images(denoise, x0, (small, high), noise, label, sigma_min=low),
+        lambda x, label: denoise(x, high, label),
+    )
+
+
+def _in_batches(
+    make: "Callable[..., Tensor]", options: "argparse.Namespace", module: Any, inputs: Inputs, device: Any, meter: Any
+) -> "Tensor":
+    """Results (N, C, H, W) uint8 of `make(x0, noise, rows)`."""
+    import torch
+
+    from diffusion.pixels import from_uint8, to_uint8
+    from diffusion.rng import ImageNoise
+
+    parts = []
+    for rows in torch.arange(len(inputs.images)).split(options.batch_size):
+        noise = ImageNoise([inputs.seeds[i] for i in rows.tolist()], module.image_shape, device)
+        with meter.batch(len(rows), device), torch.inference_mode():
+            parts.append(to_uint8(make(from_uint8(inputs.images[rows]).to(device), noise, rows)).cpu())
+    return torch.cat(parts)
+
+
+def _at(label: "Tensor | None", rows: "Tensor", device: Any) -> "Tensor | None":
+    return None if label is None else label[rows].to(device)
+
+
+def _meter(module: Any) -> Any:
+    from evaluation.generate import Meter
+
+    return Meter(module.ema_denoiser.network)
+
+
+def _save(images: "Tensor", inputs: Inputs, out: Path) -> None:
+    from evaluation.grids import save_png
+
+    for name, image in zip(inputs.names, images.movedim(1, -1).numpy(), strict=True):
+        path = out / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_png(image.squeeze(-1) if image.shape[-1] == 1 else image, path)
+
+
+def _read_as(images: "Tensor", label: "Tensor") -> float | None:
+    """The share that the data's own classifier reads as `label`; None where there is no such classifier."""
+    from evaluation.classifier import ClassifierFeatures
+    from evaluation.features import extract, feature_network_for
+
+    if tuple(images.shape[1:]) not in ((1, 8, 8), (1, 28, 28)):
+        return None
+    judge = feature_network_for(tuple(images.shape[1:]))  # type: ignore[arg-type]
+    assert isinstance(judge, ClassifierFeatures)
+    return float((extract(judge, images).logits.argmax(1) == label).double().mean())

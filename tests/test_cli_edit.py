@@ -1,0 +1,107 @@
+"""`edit` and `interpolate`: what they write, what they count, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from test_cli_image_to_image import pixels, trained
+
+from datamodules import DigitsDataModule
+from diffusion.pixels import from_uint8, to_uint8
+from diffusion.rng import ImageNoise
+from lightning_modules import load_denoiser
+from main import main
+
+
+@pytest.fixture(scope="module")
+def bcm(tmp_path_factory):
+    """Class-conditional."""
+    return trained(tmp_path_factory.mktemp("bcm"), "BCMModule", conditional=True)
+
+
+@pytest.fixture(scope="module")
+def diffusion(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("diffusion"), "DiffusionModule", conditional=True)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("plain"), "BCMModule")
+
+
+def run(command, ckpt_path, out, *options):
+    return main([command, "--ckpt_path", ckpt_path, "--out", str(out), *map(str, options)])
+
+
+def test_an_edit_is_inversion_and_generation(bcm, tmp_path, capsys):
+    """By hand, image by image."""
+    assert run("edit", bcm, tmp_path, "--to", 3, "--seeds", "0-2", "--batch_size", 2) == 0
+    denoise, (images, labels) = load_denoiser(bcm), DigitsDataModule(conditional=True).uint8_images("test")
+    for i in range(3):
+        x0 = from_uint8(images[i : i + 1]) + 0.07 * ImageNoise([i], (1, 8, 8))()
+        with torch.no_grad():
+            noise = denoise(x0, 0.07, labels[i : i + 1], target=80.0)
+            made = to_uint8(denoise(noise, 80.0, torch.tensor([3])))
+        assert np.abs(pixels(tmp_path / f"{i:06d}.png") - made[0, 0].numpy()).max() <= 1
+    said = capsys.readouterr().out
+    assert "2 network evaluations each (counted)" in said and "read as class 3 by the data's classifier" in said
+
+
+def test_a_diffusion_model_takes_its_ode(diffusion, tmp_path, capsys):
+    """And as of its own class an image comes back."""
+    options = ("--steps", 12, "--seeds", "0,1")
+    assert run("edit", diffusion, tmp_path, "--to", 3, *options) == 0
+    assert "48 network evaluations each" in capsys.readouterr().out  # Heun's two, each way
+    assert Image.open(tmp_path / "grid.png").size[0] > 16
+
+
+def test_the_ends_of_an_interpolation_are_the_inversions(plain, tmp_path, capsys):
+    assert run("interpolate", plain, tmp_path, "--seeds", "0-3", "--frames", 3) == 0
+    grid = pixels(tmp_path / "grid.png")
+    cells = [grid[2:42:5, 2 + 42 * i : 42 + 42 * i : 5] for i in range(5)]  # five times as large
+    cells = [cell[..., 0] if cell.ndim == 3 else cell for cell in cells]
+    images = DigitsDataModule().uint8_images("test")[0]
+    assert grid.shape[:2] == (2 + 2 * 42, 2 + 5 * 42)
+    assert (cells[0] == images[0, 0].numpy()).all() and (cells[4] == images[1, 0].numpy()).all()
+    denoise = load_denoiser(plain)
+    for cell, image in ((cells[1], images[:1]), (cells[3], images[1:2])):
+        x0 = from_uint8(image) + 0.07 * ImageNoise([0], (1, 8, 8))()  # of the same initial noise
+        with torch.no_grad():
+            back = to_uint8(denoise(denoise(x0, 0.07, target=80.0), 80.0))
+        assert np.abs(cell - back[0, 0].numpy()).max() <= 1
+    assert "2 pairs" in capsys.readouterr().out
+
+
+def test_own_images_of_a_class(bcm, diffusion, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((12, 9, 3), 60 + 99 * i, np.uint8)).save(folder / f"{i}.png")
+    options = ("--input", folder)
+    assert run("edit", bcm, tmp_path / "edited", "--from", 1, "--to", 7, *options) == 0
+    assert {p.name for p in (tmp_path / "edited").iterdir()} == {"0.png", "1.png", "grid.png"}
+    assert run("interpolate", diffusion, tmp_path / "between", "--class", 1, "--steps", 2, *options) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "message"),
+    [
+        ("edit", ("--to", 10), "--to 10: this model has the classes 0 to 9"),
+        ("edit", ("--to", 1, "--small", 80), "--small 80: it must lie in [0, 80)"),
+        ("edit", ("--to", 1, "--from", 11), "this model has the classes 0 to 9"),
+        ("interpolate", ("--frames", 1), "--frames 1: the two ends are at least two"),
+        ("interpolate", ("--seeds", "0-2"), "3 images: an even number is needed"),
+    ],
+)
+def test_bad_input_is_refused_in_one_line(bcm, tmp_path, capsys, command, options, message):
+    assert run(command, bcm, tmp_path / "out", *options) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_models_that_cannot_are_refused(plain, tmp_path_factory, tmp_path, capsys):
+    ct = trained(tmp_path_factory.mktemp("ct"), "CTModule")
+    assert run("edit", ct, tmp_path, "--to", 1) == 2
+    assert "whose model goes from noise to data only" in capsys.readouterr().err
+    assert run("edit", plain, tmp_path, "--to", 1) == 2
+    assert "--to 1: this model is unconditional" in capsys.readouterr().err
