@@ -1,0 +1,244 @@
+"""Restoration side by side: tasks x methods x evaluations, every method over the model that it is made for.
+
+    python -m benchmarks.restoration --checkpoints CT=PATH BCM=PATH UFOGen=PATH diffusion=PATH \\
+        --json benchmarks/results/restoration_digits.json --picture docs/images/restoration_digits.png
+
+Test images are damaged, restored by `main.py restore`'s own functions and scored: PSNR and SSIM to the clean image, the
+PSNR of the result damaged again against what was given (consistency), and the judge's distance of all results to the
+clean training images. Rows of what was given, of the clean images and, under what inverts, of the control stand beside.
+"""
+
+import argparse
+import contextlib
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.record import record
+from cli import restore
+from cli.data import load_data
+from cli.errors import UsageError
+from cli.image_to_image import test_images
+from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, control, method_for, operator_for
+from cli.run_files import read_text, run_config
+from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+from diffusion.pixels import from_uint8, to_uint8
+from evaluation.features import FeatureNetwork, Features, extract, feature_network_for
+from evaluation.generate import Meter
+from evaluation.grids import image_grid, save_png
+from lightning_modules.checkpoint import load_module
+
+TASKS: dict[str, tuple[str, ...]] = {
+    "inpaint": ("--task", "inpaint"),
+    "upscale 2": ("--task", "upscale", "--factor", "2"),
+    "upscale 4": ("--task", "upscale", "--factor", "4"),
+    "unblur": ("--task", "unblur"),
+    "colourise": ("--task", "colourise"),
+    "jpeg 10": ("--task", "jpeg", "--quality", "10"),
+}
+STEPS = {"few": (1, 2, 4, 8), "many": (20, 100)}
+LEVELS = {"zero-shot": (1.0, 2.0, 5.0), "corrected": (1.0, 2.0, 5.0), "blind": (0.1, 0.2, 0.4)}
+"""First levels that are tried; the table has the best by PSNR on validation images, which are not scored."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Means over the images of one noise seed.
+
+    Args:
+        task, model, method: names; method "given", "clean" and "control" are the rows beside.
+        steps: noise levels visited; None where nothing is.
+        level: the first of them.
+        seed: of the noise.
+        nfe: counted.
+        milliseconds: per image.
+        scores: psnr, ssim, consistency and the judge's distance, by name.
+    """
+
+    task: str
+    model: str
+    method: str
+    steps: int | None
+    level: float | None
+    seed: int
+    nfe: float
+    milliseconds: float | None
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The feature network and the clean training images' features."""
+
+    network: FeatureNetwork
+    reference: Features
+
+    def distance(self, images: Tensor) -> dict[str, float]:
+        """The first distance of `scores_against`, by its name."""
+        features = extract(self.network, images)
+        n, m = self.network.compared(len(features), len(self.reference))
+        found = self.network.scores_against(features.first(n), self.reference.subset(m))
+        name = next(iter(found))
+        return {name: found[name]}
+
+
+class Bench:
+    """One model on one task.
+
+    Args:
+        model: its name.
+        module: in evaluation mode.
+        path: the checkpoint.
+        task: of `TASKS`.
+        judge: of the results.
+        count: test images that are scored; as many others choose the first level.
+    """
+
+    def __init__(self, model: str, module: Any, path: str, task: str, judge: Judge, count: int):
+        self.model, self.module, self.path, self.task, self.judge = model, module, path, task, judge
+        self.count = count
+
+    def options(self, *more: str, first: int = 0, seed: int = 0) -> argparse.Namespace:
+        """As typed for `restore`; the images from `first` on, with noise of other seeds for every `seed`."""
+        options = restore.parser().parse_args(
+            ["--ckpt_path", self.path, *TASKS[self.task], "--seeds", f"{first}-{first + self.count - 1}", *more]
+        )
+        options.noise = [i + 1_000_000 * seed for i in options.seeds]
+        return options
+
+    def run(self, options: argparse.Namespace, method: str | None = None) -> tuple[Row, Tensor, dict[str, Tensor]]:
+        """The row, the results, and the images beside them."""
+        module, run = self.module, control if method == "control" else method_for(options.method, self.module)
+        inputs, operator = test_images(options, module), operator_for(options, module.image_shape)
+        y, levels = operator.measure(from_uint8(inputs.images)), restore.levels_for(options, module)
+        meter = Meter(module.ema_denoiser.network)
+        made = restore.in_batches(
+            options, module, operator, y, options.noise, inputs.labels, levels, torch.device("cpu"), run, meter
+        )
+        beside = {"given": to_uint8(operator.pseudo_inverse(y).clamp(-1, 1)), "clean": inputs.images}
+        score = partial(self.scores, operator=operator, y=y, truth=inputs.images)
+        row = partial(Row, self.task, self.model)
+        seed = options.noise[0] // 1_000_000
+        steps = 1 if method == "control" else len(levels)
+        level = options.small if method == "control" else levels[0]
+        found = row(
+            method or options.method, steps, level, seed, meter.nfe, 1000 * meter.seconds_per_image, score(made)
+        )
+        self.beside = [row(name, None, None, seed, 0.0, None, score(images)) for name, images in beside.items()]
+        return found, made, beside
+
+    def scores(self, images: Tensor, operator: Any, y: Tensor, truth: Tensor) -> dict[str, float]:
+        """Means."""
+        found = restore.scores_of(images, truth, operator, y)
+        return {name: statistics.fmean(values) for name, values in found.items()} | self.judge.distance(images)
+
+    def best_level(self, method: str, steps: int) -> tuple[str, ...]:
+        """The first level with the best PSNR on other images."""
+        tried = {}
+        for level in LEVELS.get(method, ()):
+            options = self.options("--method", method, "--steps", str(steps), "--level", str(level), first=self.count)
+            with contextlib.suppress(UsageError):  # a ladder that has not so many rungs below
+                tried[level] = self.run(options)[0].scores["psnr"]
+        return ("--level", str(max(tried, key=lambda level: tried[level]))) if tried else ()
+
+
+def methods_of(module: Any) -> dict[str, tuple[int, ...]]:
+    """Names of the methods of a model, with the numbers of levels that they are run at."""
+    denoise = module.ema_denoiser
+    if type(denoise) is EDMDenoiser:
+        return {name: STEPS["many"] if name != "repaint" else STEPS["many"][:1] for name in MANY_STEP}
+    names = [*FEW_STEP, *(INVERTING if isinstance(denoise, BidirectionalDenoiser) else ())]
+    ladder = getattr(module, "ladder", None)
+    steps = tuple(n for n in STEPS["few"] if ladder is None or n < ladder.steps)
+    return {name: tuple(n for n in steps if name not in INVERTING or n < 8) for name in names}
+
+
+def rows_of(bench: Bench, seeds: Sequence[int], pictures: dict[str, Tensor]) -> Iterator[Row]:
+    """All rows of a model on a task."""
+    for method, numbers in methods_of(bench.module).items():
+        for steps in numbers:
+            level = bench.best_level(method, steps)
+            for seed in seeds:
+                options = bench.options("--method", method, "--steps", str(steps), *level, seed=seed)
+                try:
+                    row, made, beside = bench.run(options)
+                except (ValueError, UsageError) as error:  # an operator that the method is not made for
+                    print(f"{bench.task}, {bench.model}, {method}: {error}")
+                    break
+                pictures |= {name: images[:12] for name, images in beside.items()}
+                pictures[f"{bench.model}, {method} {steps}"] = made[:12]
+                yield row
+                if method in INVERTING and steps == numbers[0]:
+                    yield bench.run(options, "control")[0]
+    yield from bench.beside
+
+
+def table(rows: Sequence[Row], task: str) -> Any:
+    """One row for every model, method and number of levels: means over the seeds."""
+    from rich.table import Table
+
+    names = list(rows[0].scores)
+    shown = Table(title=task)
+    for heading in ("model", "method", "levels", "from", "NFE", "ms", *names):
+        shown.add_column(heading, justify="left" if heading in ("model", "method") else "right")
+    for key in dict.fromkeys((r.model if r.nfe else "", r.method, r.steps) for r in rows):
+        here = [r for r in rows if (r.model if r.nfe else "", r.method, r.steps) == key]
+        first = here[0]
+        timed = [r.milliseconds for r in here if r.milliseconds is not None]
+        shown.add_row(
+            *key[:2],
+            "" if first.steps is None else str(first.steps),
+            "" if first.level is None else f"{first.level:g}",
+            f"{first.nfe:g}",
+            f"{statistics.median(timed):.3g}" if timed else "",
+            *(f"{statistics.fmean(r.scores[name] for r in here):.4g}" for name in names),
+        )
+    return shown
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Restore, score, print, and write what was asked for."""
+    from rich.console import Console
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoints", nargs="+", required=True, metavar="NAME=PATH")
+    parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["inpaint", "upscale 2", "unblur"])
+    parser.add_argument("--count", type=int, default=180, help="test images scored; as many others choose levels")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the noise")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, help="write the results here as well")
+    parser.add_argument("--picture", type=Path, help="draw 12 images by every method of the first task here")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(options.threads)
+    paths = dict(item.split("=", 1) for item in options.checkpoints)
+    rows: list[Row] = []
+    pictures: dict[str, dict[str, Tensor]] = {task: {} for task in options.tasks}
+    judge: Judge | None = None
+    for task in options.tasks:
+        for model, path in paths.items():
+            module: Any = load_module(path)
+            if judge is None:
+                data: Any = load_data(read_text(run_config(path)))
+                network = feature_network_for(module.image_shape)
+                judge = Judge(network, extract(network, data.uint8_images("train")[0]))
+            bench = Bench(model, module, path, task, judge, options.count)
+            rows += rows_of(bench, options.seeds, pictures[task])
+        Console(width=120).print(table([r for r in rows if r.task == task], task))
+    if options.picture:
+        images = pictures[options.tasks[0]]
+        save_png(image_grid(torch.cat(list(images.values())), 12), options.picture)
+        print(f"{options.picture}, rows: {'; '.join(images)}")
+    if options.json:
+        private = tuple(Path(item) for item in options.checkpoints)
+        content = {"count": options.count, "rows": [asdict(row) for row in rows]}
+        record(options.json, "restoration", argv, content, private=(*private, options.picture))
+
+
+if __name__ == "__main__":
+    main()
