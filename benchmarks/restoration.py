@@ -11,9 +11,8 @@ clean training images. Rows of what was given, of the clean images and, under wh
 import argparse
 import contextlib
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +23,18 @@ from benchmarks.record import record
 from cli import restore
 from cli.data import load_data
 from cli.errors import UsageError
-from cli.image_to_image import test_images
-from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, control, method_for, operator_for
+from cli.inputs import Inputs, test_images
+from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, Case, control, method_for, operator_for
 from cli.run_files import read_text, run_config
 from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
 from diffusion.pixels import from_uint8, to_uint8
 from evaluation.features import FeatureNetwork, Features, extract, feature_network_for
 from evaluation.generate import Meter
 from evaluation.grids import image_grid, save_png
+from evaluation.restoration import psnr
 from lightning_modules.checkpoint import load_module
 
+Method = Callable[[Case], Tensor]
 TASKS: dict[str, tuple[str, ...]] = {
     "inpaint": ("--task", "inpaint"),
     "upscale 2": ("--task", "upscale", "--factor", "2"),
@@ -112,30 +113,44 @@ class Bench:
         options.noise = [i + 1_000_000 * seed for i in options.seeds]
         return options
 
-    def run(self, options: argparse.Namespace, method: str | None = None) -> tuple[Row, Tensor, dict[str, Tensor]]:
-        """The row, the results, and the images beside them."""
-        module, run = self.module, control if method == "control" else method_for(options.method, self.module)
-        inputs, operator = test_images(options, module), operator_for(options, module.image_shape)
-        y, levels = operator.measure(from_uint8(inputs.images)), restore.levels_for(options, module)
-        meter = Meter(module.ema_denoiser.network)
-        made = restore.in_batches(
-            options, module, operator, y, options.noise, inputs.labels, levels, torch.device("cpu"), run, meter
-        )
-        beside = {"given": to_uint8(operator.pseudo_inverse(y).clamp(-1, 1)), "clean": inputs.images}
-        score = partial(self.scores, operator=operator, y=y, truth=inputs.images)
-        row = partial(Row, self.task, self.model)
-        seed = options.noise[0] // 1_000_000
-        steps = 1 if method == "control" else len(levels)
-        level = options.small if method == "control" else levels[0]
-        found = row(
-            method or options.method, steps, level, seed, meter.nfe, 1000 * meter.seconds_per_image, score(made)
-        )
-        self.beside = [row(name, None, None, seed, 0.0, None, score(images)) for name, images in beside.items()]
-        return found, made, beside
+    def given(self, options: argparse.Namespace) -> tuple[Inputs, Any, Tensor]:
+        """The clean images, the operator and the measurement."""
+        inputs, operator = test_images(options, self.module), operator_for(options, self.module.image_shape)
+        return inputs, operator, operator.measure(from_uint8(inputs.images))
 
-    def scores(self, images: Tensor, operator: Any, y: Tensor, truth: Tensor) -> dict[str, float]:
+    def made(self, options: argparse.Namespace, run: Method, meter: Meter) -> Tensor:
+        """Results of a method (N, C, H, W) uint8."""
+        inputs, operator, y = self.given(options)
+        levels = restore.levels_for(options, self.module)
+        device, labels = torch.device("cpu"), inputs.labels
+        return restore.restored(
+            run, options, self.module, operator, y, options.noise, labels, levels, device, meter
+        )  # fmt: skip
+
+    def run(self, options: argparse.Namespace, controlled: bool = False) -> tuple[Row, Tensor]:
+        """The row of a method, or of its control, and the results."""
+        meter = Meter(self.module.ema_denoiser.network)
+        images = self.made(options, control if controlled else method_for(options.method, self.module), meter)
+        levels = (options.small,) if controlled else restore.levels_for(options, self.module)
+        method, seed = "control" if controlled else options.method, options.noise[0] // 1_000_000
+        scores, milliseconds = self.scores(images, options), 1000 * meter.seconds_per_image
+        row = Row(self.task, self.model, method, len(levels), levels[0], seed, meter.nfe, milliseconds, scores)
+        return row, images
+
+    def beside(self) -> list[tuple[Row, Tensor]]:
+        """What was given and the clean images."""
+        options = self.options()
+        inputs, operator, y = self.given(options)
+        images = {"given": to_uint8(operator.pseudo_inverse(y).clamp(-1, 1)), "clean": inputs.images}
+        return [
+            (Row(self.task, self.model, name, None, None, 0, 0.0, None, self.scores(x, options)), x)
+            for name, x in images.items()
+        ]
+
+    def scores(self, images: Tensor, options: argparse.Namespace) -> dict[str, float]:
         """Means."""
-        found = restore.scores_of(images, truth, operator, y)
+        inputs, operator, y = self.given(options)
+        found = restore.scores_of(images, inputs.images, operator, y)
         return {name: statistics.fmean(values) for name, values in found.items()} | self.judge.distance(images)
 
     def best_level(self, method: str, steps: int) -> tuple[str, ...]:
@@ -144,7 +159,9 @@ class Bench:
         for level in LEVELS.get(method, ()):
             options = self.options("--method", method, "--steps", str(steps), "--level", str(level), first=self.count)
             with contextlib.suppress(UsageError):  # a ladder that has not so many rungs below
-                tried[level] = self.run(options)[0].scores["psnr"]
+                meter = Meter(self.module.ema_denoiser.network)
+                images = self.made(options, method_for(method, self.module), meter)
+                tried[level] = float(psnr(images, self.given(options)[0].images).mean())
         return ("--level", str(max(tried, key=lambda level: tried[level]))) if tried else ()
 
 
@@ -161,22 +178,23 @@ def methods_of(module: Any) -> dict[str, tuple[int, ...]]:
 
 def rows_of(bench: Bench, seeds: Sequence[int], pictures: dict[str, Tensor]) -> Iterator[Row]:
     """All rows of a model on a task."""
+    for row, images in bench.beside():
+        pictures[row.method] = images[:12]
+        yield row
     for method, numbers in methods_of(bench.module).items():
         for steps in numbers:
             level = bench.best_level(method, steps)
             for seed in seeds:
                 options = bench.options("--method", method, "--steps", str(steps), *level, seed=seed)
                 try:
-                    row, made, beside = bench.run(options)
+                    row, images = bench.run(options)
                 except (ValueError, UsageError) as error:  # an operator that the method is not made for
                     print(f"{bench.task}, {bench.model}, {method}: {error}")
                     break
-                pictures |= {name: images[:12] for name, images in beside.items()}
-                pictures[f"{bench.model}, {method} {steps}"] = made[:12]
+                pictures[f"{bench.model}, {method} {steps}"] = images[:12]
                 yield row
                 if method in INVERTING and steps == numbers[0]:
-                    yield bench.run(options, "control")[0]
-    yield from bench.beside
+                    yield bench.run(options, controlled=True)[0]
 
 
 def table(rows: Sequence[Row], task: str) -> Any:

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
+from diffusion.pixels import from_uint8
 from evaluation.classifier import CONFIDENT, MIN_ACCURACY, FeatureClassifier, read, weights
 
 
@@ -125,7 +126,7 @@ def main() -> None:
     (images, y), (test_images, test_y) = (
         digits() if name == "digits" else (mnist(arguments.train), mnist(arguments.test))
     )
-    x, test_x = images.float() / 127.5 - 1, test_images.float() / 127.5 - 1
+    x, test_x = from_uint8(images), from_uint8(test_images)
     start = time.perf_counter()
     network = train(x, y, recipe)
     print(f"trained on {len(x)} images in {time.perf_counter() - start:.0f} s")

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
 from diffusion.samplers import inversion_start, invert
 from evaluation.files import key_of, read_npz, write_npz
-from evaluation.generate import generate, to_uint8
+from evaluation.generate import generate
 from evaluation.scorer import random_part, wanted_labels
 
 SAMPLES = 32
@@ -134,7 +135,7 @@ class Album:
         module, (truth, labels) = self.module, self._test_images(INVERTED)
         label = labels if module.num_classes else None
         initial, denoise = ImageNoise(range(len(truth)), module.image_shape), module.ema_denoiser
-        start, visited = inversion_start(truth.float() / 127.5 - 1, levels, initial, denoise.sigma_min)
+        start, visited = inversion_start(from_uint8(truth), levels, initial, denoise.sigma_min)
         noise = invert(denoise, start, visited, label)
         back = denoise(noise, levels[-1], label)
         images = {"truth": truth, "back": to_uint8(back), "noise": to_uint8(noise / levels[-1] / 3)}

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, parse_seeds, positive
 from cli.errors import UsageError, run_command
-from cli.image_to_image import SHOWN, Inputs, given_images, test_images, wanted_labels
+from cli.image_to_image import SHOWN
+from cli.inputs import at, given_images, in_batches, one_class, save_images, test_images, wanted_labels
 from cli.invert import stacked
 from cli.sample import add_checkpoint_options, find_device
 
@@ -48,27 +49,27 @@ def edit(args: Sequence[str]) -> int:
 
 
 def _edit(options: "argparse.Namespace") -> None:
-    import torch
-
+    from diffusion.pixels import from_uint8
     from evaluation.grids import save_png
     from evaluation.restoration import psnr
 
     module, device = _loaded(options)
-    if not 0 <= options.to < module.num_classes:
-        kind = f"has the classes 0 to {module.num_classes - 1}" if module.num_classes else "is unconditional"
-        raise UsageError(f"--to {options.to}: this model {kind}")
+    one_class("--to", options.to, module, 1)  # before any file is read
     inputs = given_images(options, module) if options.input is not None else test_images(options, module)
     source = wanted_labels(options, module, inputs)
-    target = torch.full((len(inputs.images),), options.to)
+    target = one_class("--to", options.to, module, len(inputs.images))
     up, down = _ways(options, module)
 
-    def regenerate(x0: "Tensor", noise: Any, rows: "Tensor", to: "Tensor | None") -> "Tensor":
-        return down(up(x0, noise, _at(source, rows, device)), _at(to, rows, device))
+    def regenerate(noise: Any, rows: "Tensor", to: "Tensor | None") -> "Tensor":
+        x0 = from_uint8(inputs.images[rows]).to(device)
+        return down(up(x0, noise, at(source, rows, device)), at(to, rows, device))
 
     meter, again = _meter(module), _meter(module)
-    made = _in_batches(partial(regenerate, to=target), options, module, inputs, device, meter)
-    same = _in_batches(partial(regenerate, to=source), options, module, inputs, device, again)
-    _save(made, inputs, options.out)
+    made, same = (
+        in_batches(partial(regenerate, to=to), inputs.seeds, module, options.batch_size, device, counted)
+        for to, counted in ((target, meter), (source, again))
+    )
+    save_images(made, inputs.names, options.out)
     save_png(stacked(inputs.images[:SHOWN], same[:SHOWN], made[:SHOWN]), options.out / "grid.png")
     kept = [f"{float(psnr(x, inputs.images).mean()):.4g} dB" for x in (made, same)]
     print(
@@ -113,7 +114,7 @@ def _interpolate(options: "argparse.Namespace") -> None:
     up, down = _ways(options, module)
     meter, shown = _meter(module), []
     for rows in torch.arange(len(first)).split(options.batch_size):
-        chosen = _at(label, rows, device)
+        chosen = at(label, rows, device)
         with meter.batch(options.frames * len(rows), device), torch.inference_mode():
             ends = []
             for images in (first, second):  # of the same initial noise
@@ -184,40 +185,10 @@ def _ways(options: "argparse.Namespace", module: Any) -> "tuple[Callable[..., Te
     )
 
 
-def _in_batches(
-    make: "Callable[..., Tensor]", options: "argparse.Namespace", module: Any, inputs: Inputs, device: Any, meter: Any
-) -> "Tensor":
-    """Results (N, C, H, W) uint8 of `make(x0, noise, rows)`."""
-    import torch
-
-    from diffusion.pixels import from_uint8, to_uint8
-    from diffusion.rng import ImageNoise
-
-    parts = []
-    for rows in torch.arange(len(inputs.images)).split(options.batch_size):
-        noise = ImageNoise([inputs.seeds[i] for i in rows.tolist()], module.image_shape, device)
-        with meter.batch(len(rows), device), torch.inference_mode():
-            parts.append(to_uint8(make(from_uint8(inputs.images[rows]).to(device), noise, rows)).cpu())
-    return torch.cat(parts)
-
-
-def _at(label: "Tensor | None", rows: "Tensor", device: Any) -> "Tensor | None":
-    return None if label is None else label[rows].to(device)
-
-
 def _meter(module: Any) -> Any:
     from evaluation.generate import Meter
 
     return Meter(module.ema_denoiser.network)
-
-
-def _save(images: "Tensor", inputs: Inputs, out: Path) -> None:
-    from evaluation.grids import save_png
-
-    for name, image in zip(inputs.names, images.movedim(1, -1).numpy(), strict=True):
-        path = out / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(image.squeeze(-1) if image.shape[-1] == 1 else image, path)
 
 
 def _read_as(images: "Tensor", label: "Tensor") -> float | None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, parse_seeds, positive
 from cli.errors import UsageError, run_command
-from cli.invert import chosen_test_images, stacked
+from cli.inputs import at, given_images, make_folders, save_images, test_images, wanted_labels
+from cli.invert import stacked
 from cli.sample import add_checkpoint_options, find_device
 
 if TYPE_CHECKING:
@@ -16,16 +17,6 @@ if TYPE_CHECKING:
 
 SHOWN = 256
 """Images in grid.png at most."""
-
-
-class Inputs(NamedTuple):
-    """What is to be changed: names of the results, images uint8 (N, C, H, W), the seed of each one's noise, and
-    their own classes (N,) or None."""
-
-    names: list[str]
-    images: "Tensor"
-    seeds: list[int]
-    labels: "Tensor | None"
 
 
 def strength(text: str) -> float:
@@ -80,6 +71,7 @@ def _image_to_image(options: "argparse.Namespace") -> None:
     from cli.schedule_file import levels_text
     from diffusion import samplers
     from diffusion.denoisers import GeneratorDenoiser
+    from diffusion.pixels import from_uint8
     from diffusion.rng import ImageNoise
     from evaluation.generate import Meter, generate
     from evaluation.grids import save_png
@@ -95,13 +87,12 @@ def _image_to_image(options: "argparse.Namespace") -> None:
     inputs = given_images(options, module) if options.input is not None else test_images(options, module)
     labels, denoise = wanted_labels(options, module, inputs), module.ema_denoiser
     generator = isinstance(denoise, GeneratorDenoiser)
-    for name in inputs.names:
-        (options.out / f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
+    make_folders(inputs.names, options.out)
 
     def edit(noise: ImageNoise, steps: int, rows: Tensor | None) -> Tensor:
         chosen = torch.arange(len(noise)) if rows is None else rows.cpu()
-        x0 = inputs.images[chosen].to(device).float() / 127.5 - 1
-        label = None if labels is None else labels[chosen].to(device)
+        x0 = from_uint8(inputs.images[chosen].to(device))
+        label = at(labels, chosen, device)
         drawing, low = (denoise.drawing(noise), 0.0) if generator else (denoise, denoise.sigma_min)
         return samplers.image_to_image(drawing, x0, levels, noise, label, low)
 
@@ -116,8 +107,7 @@ def _image_to_image(options: "argparse.Namespace") -> None:
         device=device,
         meter=meter,
     )
-    for name, image in zip(inputs.names, results.movedim(1, -1).numpy(), strict=True):
-        save_png(image.squeeze(-1) if image.shape[-1] == 1 else image, options.out / f"{name}.png")
+    save_images(results, inputs.names, options.out)
     images, seeds = inputs.images[:SHOWN], inputs.seeds[:SHOWN]
     noised = noised_picture(images, levels[0], ImageNoise(seeds, module.image_shape))
     save_png(stacked(images, noised, results[:SHOWN]), options.out / "grid.png")
@@ -197,87 +187,6 @@ def levels_down(module: Any, start: float, steps: int) -> tuple[float, ...]:
     return below.schedule(steps, low, float(rungs[place]))
 
 
-def test_images(options: "argparse.Namespace", module: Any) -> Inputs:
-    """Test images of the run's data, each with the seed of its own number."""
-    options.seeds = options.seeds or list(range(16))
-    images, labels = chosen_test_images(options, module)
-    return Inputs([f"{seed:06d}" for seed in options.seeds], images, options.seeds, labels)
-
-
-def given_images(options: "argparse.Namespace", module: Any) -> Inputs:
-    """The images of a file or a folder as the model's data are: central square, its size, grey or RGB.
-
-    Raises:
-        UsageError: there is no such file; the seeds are not as many; or a result would overwrite an image or another.
-    """
-    from dataclasses import replace
-
-    from datamodules.encoded import EncodedImages, Limits
-    from datamodules.files import read_folder
-
-    path, out, limits, files = options.input, options.out, Limits(), []
-    if not path.exists():
-        raise UsageError(f"--input {path}: there is no such file or folder")
-    if path.is_dir():
-        found = read_folder(path, limits)
-    else:
-        limits.check(f"--input {path}", "file_bytes", path.stat().st_size)
-        found = EncodedImages("--input", 1, lambda: iter([(str(path), path.read_bytes())]))
-
-    def read() -> Any:
-        for file, data in found.read():
-            files.append(file)
-            yield file, data
-
-    channels, resolution, _ = module.image_shape
-    images, _ = replace(found, read=read).decode(resolution, channels, limits)
-    names = names_of(path, files)
-    seeds = options.seeds or list(range(len(names)))
-    if len(names) == 1 and len(seeds) > 1:
-        names, images = [f"{names[0]}_{seed:06d}" for seed in seeds], images.expand(len(seeds), -1, -1, -1)
-    if len(seeds) != len(names):
-        raise UsageError(f"--seeds: {len(seeds)} of them for {len(names)} images; one for each is needed")
-    check_results(path, files, out, names)
-    return Inputs(names, images, seeds, None)
-
-
-def names_of(path: Path, files: Sequence[str]) -> list[str]:
-    """What the results of files are called: with their folders below `path`, without suffix."""
-    return [Path(file).with_suffix("").as_posix() if path.is_dir() else Path(file).stem for file in files]
-
-
-def check_results(path: Path, files: Sequence[str], out: Path, names: Sequence[str]) -> None:
-    """Refuse results of these names, and grid.png, that would overwrite each other or one of the files.
-
-    Raises:
-        UsageError: naming the first.
-    """
-    results = [*names, "grid"]
-    if double := next((name for name in results if results.count(name) > 1), None):
-        raise UsageError(f"--input {path}: more than one picture would be written to {double}.png")
-    sources = {(path / file if path.is_dir() else path).resolve() for file in files}
-    if lost := next((file for name in results if (file := out / f"{name}.png").resolve() in sources), None):
-        raise UsageError(f"--out {out}: {lost}, one of the inputs, would be overwritten")
-
-
-def wanted_labels(options: "argparse.Namespace", module: Any, inputs: Inputs) -> "Tensor | None":
-    """The class to make of each image (N,), None for an unconditional model.
-
-    Raises:
-        UsageError: the model has no such class, or it needs one and none is known.
-    """
-    import torch
-
-    if options.label is None:
-        if module.num_classes and inputs.labels is None:
-            raise UsageError(f"this model has the classes 0 to {module.num_classes - 1}: give one by --class")
-        return inputs.labels
-    if not 0 <= options.label < module.num_classes:
-        kind = f"has the classes 0 to {module.num_classes - 1}" if module.num_classes else "is unconditional"
-        raise UsageError(f"--class {options.label}: this model {kind}")
-    return torch.full((len(inputs.images),), options.label)
-
-
 def noised_picture(images: "Tensor", level: float, noise: Any) -> "Tensor":
     """Images at the level where generation starts, uint8, divided by sqrt(1 + 9 level^2): in the end noise whose three
     standard deviations are white.
@@ -287,8 +196,8 @@ def noised_picture(images: "Tensor", level: float, noise: Any) -> "Tensor":
         level: sigma.
         noise: fresh `ImageNoise` of their seeds, whose first draw it is.
     """
+    from diffusion.pixels import from_uint8, to_uint8
     from diffusion.samplers import add_initial_noise
-    from evaluation.generate import to_uint8
 
-    x = add_initial_noise(images.float() / 127.5 - 1, level, noise)
+    x = add_initial_noise(from_uint8(images), level, noise)
     return to_uint8(x / (1 + 9 * level**2) ** 0.5)

@@ -46,9 +46,10 @@ def _invert(options: "argparse.Namespace") -> None:
 
     from cli.quiet import quiet
     from diffusion.denoisers import BidirectionalDenoiser
+    from diffusion.pixels import from_uint8, to_uint8
     from diffusion.rng import ImageNoise
     from diffusion.samplers import inversion_start
-    from evaluation.generate import Meter, to_uint8
+    from evaluation.generate import Meter
     from evaluation.grids import save_png
     from evaluation.inversion import squared_error
     from lightning_modules.checkpoint import load_module
@@ -68,7 +69,7 @@ def _invert(options: "argparse.Namespace") -> None:
     parts: list[list[Tensor]] = []
     with torch.inference_mode():
         for rows in torch.arange(len(images)).split(options.batch_size):
-            x0 = images[rows].to(device).float() / 127.5 - 1
+            x0 = from_uint8(images[rows].to(device))
             label = None if labels is None else labels[rows].to(device)
             seeds = [options.seeds[i] for i in rows.tolist()]
             with way_in.batch(len(rows), device):

@@ -1,13 +1,13 @@
 """`restore`: inpaint, colourise, upscale, unblur and repair JPEGs with a trained model, and score the results."""
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.arguments import OneLineParser, parse_seeds, positive
 from cli.errors import UsageError, run_command
-from cli.image_to_image import SHOWN, Inputs, check_results, levels_down, names_of, test_images, wanted_labels
+from cli.image_to_image import SHOWN, levels_down
+from cli.inputs import Inputs, at, check_results, in_batches, names_of, save_images, test_images, wanted_labels
 from cli.invert import stacked
 from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, TASKS, Case, control, method_for, operator_for
 from cli.sample import add_checkpoint_options, find_device
@@ -89,17 +89,14 @@ def _restore(options: "argparse.Namespace") -> None:
     y = operator.measure(from_uint8(inputs.images)) if given.clean else measured(options, inputs.images)
     levels = levels_for(options, module)
     meter, again = (Meter(module.ema_denoiser.network) for _ in range(2))
-    batched = partial(in_batches, options, module, operator, y, inputs.seeds, labels, levels, device)
-    made = batched(run, meter)
+    case = (options, module, operator, y, inputs.seeds, labels, levels, device)
+    made = restored(run, *case, meter)
     shown = {"restored": made, "given": to_uint8(operator.pseudo_inverse(y).clamp(-1, 1))}
     if run in INVERTING.values():
-        shown["control"] = batched(control, again)
+        shown["control"] = restored(control, *case, again)
     if truth is not None:
         shown["clean"] = truth
-    for name, image in zip(inputs.names, made.movedim(1, -1).numpy(), strict=True):
-        path = options.out / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_png(image.squeeze(-1) if image.shape[-1] == 1 else image, path)
+    save_images(made, inputs.names, options.out)
     rows = [shown[name][:SHOWN] for name in ("given", "restored", "clean") if name in shown]
     save_png(stacked(*rows), options.out / "grid.png")
     scores = {name: scores_of(images, truth, operator, y) for name, images in shown.items()}
@@ -156,44 +153,41 @@ def default_levels(module: Any, level: float) -> tuple[float, ...]:
     return levels_down(module, level, 1)
 
 
-def in_batches(
+def restored(
+    run: "Callable[[Case], Tensor]",
     options: "argparse.Namespace",
     module: Any,
     operator: Any,
     y: "Tensor",
-    seeds: list[int],
+    seeds: Sequence[int],
     labels: "Tensor | None",
     levels: tuple[float, ...],
     device: Any,
-    run: "Callable[[Case], Tensor]",
     meter: Any,
 ) -> "Tensor":
-    """Results (N, C, H, W) uint8; every image has the noise of its own seed."""
-    import torch
-
+    """Results (N, C, H, W) uint8 of a method; every image has the noise of its own seed."""
     from diffusion.denoisers import GeneratorDenoiser
-    from diffusion.pixels import to_uint8
-    from diffusion.rng import ImageNoise
 
-    denoise, parts = module.ema_denoiser, []
+    denoise = module.ema_denoiser
     generator = isinstance(denoise, GeneratorDenoiser)
-    for rows in torch.arange(len(y)).split(options.batch_size):
-        noise = ImageNoise([seeds[i] for i in rows.tolist()], module.image_shape, device)
-        case = Case(
-            denoise.drawing(noise) if generator else denoise,
-            operator,
-            y[rows].to(device),
-            noise,
-            None if labels is None else labels[rows].to(device),
-            levels,
-            options.small,
-            0.0 if generator else denoise.sigma_min,
-            denoise.sigma_max,
-            denoise.sigma_data,
+
+    def make(noise: Any, rows: "Tensor") -> "Tensor":
+        return run(
+            Case(
+                denoise.drawing(noise) if generator else denoise,
+                operator,
+                y[rows].to(device),
+                noise,
+                at(labels, rows, device),
+                levels,
+                options.small,
+                0.0 if generator else denoise.sigma_min,
+                denoise.sigma_max,
+                denoise.sigma_data,
+            )
         )
-        with meter.batch(len(rows), device), torch.no_grad():
-            parts.append(to_uint8(run(case)).cpu())
-    return torch.cat(parts)
+
+    return in_batches(make, seeds, module, options.batch_size, device, meter)
 
 
 def given_images(options: "argparse.Namespace", module: Any) -> Given:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.pixels import from_uint8
 from evaluation.distances import Moments, frechet_distance, inception_score, kernel_distance, precision_recall
 from evaluation.features import FeatureNetwork, Features
 
@@ -131,7 +132,7 @@ class ClassifierFeatures(FeatureNetwork):
         if tuple(images.shape[1:]) != self.network.image_shape:
             shape, allowed = tuple(images.shape[1:]), self.network.image_shape
             raise ValueError(f"images of shape {shape}: the {self.name} classifier reads {allowed}")
-        features, logits = self.network(images.float() / 127.5 - 1)
+        features, logits = self.network(from_uint8(images))
         return Features((features - self.mean) / self.std, logits)
 
     def check(self, real: Features, label: Tensor | None) -> None:

@@ -9,11 +9,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
 from evaluation.dashboard_grids import evaluations, is_planar
 from evaluation.dashboard_writer import Interval, Method, tensorboard_of
 from evaluation.features import FeatureNetwork, feature_network_for
-from evaluation.generate import to_uint8
 
 KEPT = 20
 """Batches whose logits make one histogram."""
@@ -128,7 +128,7 @@ class GameWatch(Callback):
         if hasattr(data, "uint8_images") and not is_planar(pl_module):
             images, label = data.uint8_images("train")
             rows = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[:1000]
-            x0, label = images[rows].float() / 127.5 - 1, None if label is None else label[rows]
+            x0, label = from_uint8(images[rows]), None if label is None else label[rows]
         return mean_distance(x0, label if pl_module.num_classes else None)
 
     def _logits(self, pl_module: Method) -> list[tuple[str, Tensor]]:

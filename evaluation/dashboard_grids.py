@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from diffusion.denoisers import BidirectionalDenoiser
+from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
 from evaluation.dashboard_writer import Interval, Method, tensorboard_of
-from evaluation.generate import to_uint8
 from evaluation.grids import Picture, image_grid, scatter_plot
 from evaluation.inversion import squared_error
 
@@ -87,7 +87,7 @@ class SampleGrids(Callback):
             return batch[0][:n].clone(), None if batch[1] is None else batch[1][:n].clone()
         images, labels = data.uint8_images("test")
         rows = torch.linspace(0, len(images) - 1, min(self.seeds, len(images))).long()
-        x0 = images[rows].to(pl_module.device).float() / 127.5 - 1
+        x0 = from_uint8(images[rows].to(pl_module.device))
         return x0, None if labels is None else labels[rows].to(pl_module.device)
 
     @torch.no_grad()

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import derive_seed
 from evaluation.features import FeatureNetwork, Features, extract
-from evaluation.generate import to_uint8
 from evaluation.protocol import Source
 from evaluation.scores import Score, score
 
@@ -48,7 +48,7 @@ class Fault:
         """
         if not self.noise:
             return known.at(self.rows)
-        x = images[self.rows].float() / 127.5 - 1
+        x = from_uint8(images[self.rows])
         noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(self.seed))
         return extract(network, to_uint8(x + self.noise * noise), batch_size)
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import BidirectionalDenoiser
+from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
 from diffusion.samplers import inversion_start, invert
 from evaluation.gather import gather_strided, strided
-from evaluation.generate import Meter, to_uint8
+from evaluation.generate import Meter
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def score_inversion(
         truth = images[rows].to(device)
         labels = None if label is None else label[rows].to(device)
         noise = ImageNoise(rows.tolist(), (channels, height, width), device)
-        start, visited = inversion_start(truth.float() / 127.5 - 1, levels, noise, denoise.sigma_min)
+        start, visited = inversion_start(from_uint8(truth), levels, noise, denoise.sigma_min)
         with way_in.batch(len(rows), device):
             inverted = invert(denoise, start, visited, labels)
         with way_out.batch(len(rows), device):

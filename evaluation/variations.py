@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import BidirectionalDenoiser
+from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
 from diffusion.samplers import image_to_image, zigzag
 from evaluation.features import FeatureNetwork, Features, extract
-from evaluation.generate import to_uint8
 from evaluation.inversion import squared_error
 
 AMPLIFIED, ADDED = "amplified", "added"
@@ -67,7 +67,7 @@ def varied(
     """
     parts, eps, (channels, height, width) = [], denoise.sigma_min, images.shape[1:]
     for rows in torch.arange(len(images)).split(batch_size):
-        x0, noise = images[rows].float() / 127.5 - 1, ImageNoise(rows.tolist(), (channels, height, width))
+        x0, noise = from_uint8(images[rows]), ImageNoise(rows.tolist(), (channels, height, width))
         labels = None if label is None else label[rows]
         if small is None:
             made = image_to_image(denoise, x0, (large,), noise, labels, eps)

@@ -20,8 +20,8 @@ from cli.schedule_file import level_range, set_levels
 from cli.schedule_score import ScheduleScore
 from cli.score_cache import ScoreCache
 from diffusion.ladder import Ladder
+from diffusion.pixels import to_uint8
 from diffusion.rng import ImageNoise
-from evaluation.generate import to_uint8
 from lightning_modules import load_module
 from main import main
 

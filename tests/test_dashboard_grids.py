@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from evaluation.generate import to_uint8
+from diffusion.pixels import to_uint8
 from evaluation.grids import image_grid, save_png, scatter_plot
 
 

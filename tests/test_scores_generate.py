@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.generate import Meter, draw_labels, generate, to_uint8
+from diffusion.pixels import to_uint8
+from evaluation.generate import Meter, draw_labels, generate
 from evaluation.protocol import seed_ranges
 
 SHAPE = (1, 4, 4)
