@@ -14,7 +14,7 @@ draws in the images' shape, each image's from its own generator. Two conventions
     fresh       eta of the next level's noise is fresh, the rest the old one     DDRM, DDNM
 
 The known biases below are figures of a Gaussian prior, 8 x 8 pixels, with the exact D on Karras' grid
-(`tests/test_tasks_baselines.py`): W2^2 from the posterior over the trace of its covariance, inpainting of a 4 x 4 box |
+(`tests/test_tasks_oracle.py`): W2^2 from the posterior over the trace of its covariance, inpainting of a 4 x 4 box |
 4 x 4 pooling; 0 is exact, the prior itself scores 43.7 | 2.6. They are of one measurement, in brackets the mean of 20.
 """
 

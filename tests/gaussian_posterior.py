@@ -11,8 +11,10 @@ import torch
 from oracles import column
 from torch import Tensor
 
+from diffusion.grids import KarrasGrid
 from tasks.masks import box_mask
 from tasks.operators import AveragePool, Grey, Inpainting
+from tasks.sde_edit import sdedit
 
 
 def rbf(size: int, length: float = 1.7, std: float = 0.5) -> Tensor:
@@ -171,3 +173,13 @@ def cases() -> dict[str, Case]:
         "pooling": Case(grey, (1, 8, 8), AveragePool(4)),
         "colour": Case(torch.kron(colour, small), (3, 4, 4), Grey()),
     }
+
+
+def karras(n):
+    """The levels of n evaluations."""
+    return KarrasGrid().levels(n, 0.002, 80.0)
+
+
+def keeping(denoise, operator, y, sigmas, noise, label=None):
+    """SDEdit of what is known, as a restoration."""
+    return sdedit(denoise, operator.pseudo_inverse(y), sigmas, noise, label, keep=operator)
