@@ -56,7 +56,7 @@ def _edit(options: "argparse.Namespace") -> None:
     module, device = _loaded(options)
     one_class("--to", options.to, module, 1)  # before any file is read
     inputs = given_images(options, module) if options.input is not None else test_images(options, module)
-    source = wanted_labels(options, module, inputs)
+    source = wanted_labels(options, module, inputs, "--from")
     target = one_class("--to", options.to, module, len(inputs.images))
     up, down = _ways(options, module)
 

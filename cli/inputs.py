@@ -87,18 +87,19 @@ def check_results(path: Path, files: Sequence[str], out: Path, names: Sequence[s
         raise UsageError(f"--out {out}: {lost}, one of the inputs, would be overwritten")
 
 
-def wanted_labels(options: "argparse.Namespace", module: Any, inputs: Inputs) -> "Tensor | None":
-    """The class to make of each image (N,), None for an unconditional model.
+def wanted_labels(
+    options: "argparse.Namespace", module: Any, inputs: Inputs, option: str = "--class"
+) -> "Tensor | None":
+    """The class of each image (N,), which an option names for all or which they have; None for an unconditional model.
 
     Raises:
         UsageError: the model has no such class, or it needs one and none is known.
     """
-
     if options.label is None:
         if module.num_classes and inputs.labels is None:
-            raise UsageError(f"this model has the classes 0 to {module.num_classes - 1}: give one by --class")
+            raise UsageError(f"this model has the classes 0 to {module.num_classes - 1}: give one by {option}")
         return inputs.labels
-    return one_class("--class", options.label, module, len(inputs.images))
+    return one_class(option, options.label, module, len(inputs.images))
 
 
 def one_class(option: str, label: int, module: Any, n: int) -> "Tensor":

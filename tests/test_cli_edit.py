@@ -88,7 +88,7 @@ def test_own_images_of_a_class(bcm, diffusion, tmp_path):
     [
         ("edit", ("--to", 10), "--to 10: this model has the classes 0 to 9"),
         ("edit", ("--to", 1, "--small", 80), "--small 80: it must lie in [0, 80)"),
-        ("edit", ("--to", 1, "--from", 11), "this model has the classes 0 to 9"),
+        ("edit", ("--to", 1, "--from", 11), "--from 11: this model has the classes 0 to 9"),
         ("interpolate", ("--frames", 1), "--frames 1: the two ends are at least two"),
         ("interpolate", ("--seeds", "0-2"), "3 images: an even number is needed"),
     ],
