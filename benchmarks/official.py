@@ -1,4 +1,4 @@
-"""The official implementations, run from a user's checkout beside ours.
+"""The official implementations of CT, CD and BCM, run from a user's checkout beside ours.
 
     openai/consistency_models        the folder that holds `cm/`
     Mosasaur5526/BCM-iCT-torch       the folder that holds `BCM/cm/`
@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ class Official:
 
     Args:
         checkout: of openai/consistency_models, or of Mosasaur5526/BCM-iCT-torch.
-        bidirectional: which of the two it is.
+        method: "ct" or "cd" of the first, "bcm" of the second.
         shape: of the network.
         batch_size: images per step.
 
@@ -119,21 +120,23 @@ class Official:
     """
 
     checkout: Path
-    bidirectional: bool
+    method: str
     shape: Shape
     batch_size: int
 
     def __post_init__(self) -> None:
+        self.bidirectional = self.method == "bcm"
         folder = self.checkout / "BCM" if self.bidirectional else self.checkout
         with stand_ins(), contextlib.redirect_stdout(io.StringIO()):
             package = import_package(folder, f"official_{'bcm' if self.bidirectional else 'cm'}")
             self.network, self.diffusion = self._network(package)
             target, _ = self._network(package)
             target.load_state_dict(self.network.state_dict())
-            self.loop = self._loop(package, target)
+            teacher = self._network(package, distillation=False) if self.method == "cd" else (None, None)
+            self.loop = self._loop(package, target, *teacher)
         self.sigma_max = self.diffusion.sigma_max
 
-    def _network(self, package: Any) -> tuple[nn.Module, Any]:
+    def _network(self, package: Any, distillation: bool = True) -> tuple[nn.Module, Any]:
         options = package.script_util.model_and_diffusion_defaults() | {
             "image_size": self.shape.size,
             "num_channels": self.shape.channels,
@@ -148,7 +151,7 @@ class Official:
             "use_fp16": False,
             "weight_schedule": "ict" if self.bidirectional else "uniform",
         }
-        network, diffusion = package.script_util.create_model_and_diffusion(**options, distillation=True)
+        network, diffusion = package.script_util.create_model_and_diffusion(**options, distillation=distillation)
         for layer in network.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0.0  # BCM's network has some that no option reaches
@@ -156,7 +159,7 @@ class Official:
             diffusion.loss_norm = "l2"  # LPIPS, whatever the option says; its network would be most of the time
         return network.train(), diffusion
 
-    def _loop(self, package: Any, target: nn.Module) -> Any:
+    def _loop(self, package: Any, target: nn.Module, teacher: nn.Module | None, teacher_diffusion: Any) -> Any:
         if not dist.is_initialized():
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
         with tempfile.TemporaryDirectory() as folder:
@@ -181,9 +184,9 @@ class Official:
         return Loop(
             model=self.network,
             target_model=target,
-            teacher_model=None,
-            teacher_diffusion=None,
-            training_mode="consistency_training",
+            teacher_model=teacher,
+            teacher_diffusion=teacher_diffusion,
+            training_mode="consistency_training" if teacher is None else "consistency_distillation",
             ema_scale_fn=lambda step: (rate, self.shape.num_steps + 1),  # the official code counts the grid's points
             total_training_steps=10**9,
             diffusion=self.diffusion,
@@ -201,6 +204,15 @@ class Official:
             lr_anneal_steps=0,
         )
 
+    def calls(self, x0: Tensor) -> dict[str, Callable[[], Any]]:
+        """What is timed, by measure, at images x0 (B, C, H, W) in [-1, 1]."""
+        return {
+            "step": partial(self.step, x0),
+            "gradient": partial(self.gradient, x0),
+            "sample_1": partial(self.sample, len(x0)),
+            "sample_2": partial(self.sample, len(x0), 2),
+        }
+
     def step(self, x0: Tensor) -> None:
         """One training step as the official loop takes it: loss, backward, norms, RAdam, EMA, log."""
         self.loop.run_step(x0, {})
@@ -210,7 +222,10 @@ class Official:
         self.loop.forward_backward(x0, {})
 
     @torch.no_grad()
-    def sample(self, batch_size: int) -> Tensor:
-        """One-step samples (B, C, H, W)."""
-        x, level = torch.randn(batch_size, *self.shape.image_shape), torch.full((batch_size,), self.sigma_max)
-        return self.diffusion.denoise(self.network, x * self.sigma_max, level)[1]
+    def sample(self, batch_size: int, evaluations: int = 1) -> Tensor:
+        """Samples (B, C, H, W) from the training network; noised anew between evaluations."""
+        x = torch.zeros(batch_size, *self.shape.image_shape)
+        for level in (self.sigma_max, 0.821)[:evaluations]:
+            noised = x + level * torch.randn_like(x)
+            x = self.diffusion.denoise(self.network, noised, torch.full((batch_size,), level))[1]
+        return x

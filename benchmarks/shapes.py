@@ -10,10 +10,10 @@ from networks import UNet
 
 @dataclass(frozen=True)
 class Shape:
-    """A U-Net with ADM's blocks (adaptive scale, attention at every block of its levels), without dropout.
+    """A U-Net without dropout, with ADM's blocks (adaptive scale, attention at every block of its levels) or DDPM++'s.
 
-    Both official codes have ADM's blocks only; so "cifar" is DDPM++'s widths, depths and attention with these blocks:
-    61.5 M parameters where EDM's own DDPM++ has 55.7 M.
+    openai's and BCM's code have ADM's blocks only; so for these "cifar" is DDPM++'s widths, depths and attention with
+    ADM's blocks: 61.5 M parameters where EDM's own DDPM++, which EDM's and ECT's code are timed with, has 55.7 M.
 
     Args:
         size: side of the RGB images in pixels.
@@ -56,6 +56,21 @@ class Shape:
             channels_per_head=self.channels_per_head,
             qk_norm=bidirectional,
             bidirectional=bidirectional,
+            **options,
+        )
+
+    def ddpmpp(self, **options: Any) -> nn.Module:
+        """Our network of this shape with DDPM++'s blocks, as `configs/network/cifar10_ddpmpp.yaml`."""
+        return UNet(
+            self.image_shape,
+            channels=self.channels,
+            channel_mult=self.channel_mult,
+            num_blocks=self.num_blocks,
+            attention_resolutions=self.attention_resolutions,
+            attend_all_up=False,
+            adaptive_scale=False,
+            skip_scale=0.5**0.5,
+            skip_projection=True,
             **options,
         )
 

@@ -4,9 +4,11 @@
     python -m benchmarks.speed --size both --official-cm CHECKOUT --official-bcm CHECKOUT --json out.json
     OMP_NUM_THREADS=1 python -m benchmarks.speed --threads 1 --clock cpu     on a machine that others use as well
 
-CT and BCM are timed on a small network and on one of the CIFAR-10 kind, ours and, given checkouts of
-openai/consistency_models and Mosasaur5526/BCM-iCT-torch, the official code on its own network of the same shape.
-All cases of a method take turns in one process; speed-ups are medians of the rounds' own ratios.
+Diffusion, CT, ECT, CD, BCM and UFOGen are timed on a small network and on one of the CIFAR-10 kind, ours and, given
+checkouts, the official code on its own network of the same shape: NVlabs/edm for diffusion, openai/consistency_models
+for CT and CD, locuslab/ect for ECT, Mosasaur5526/BCM-iCT-torch for BCM. (NVlabs/denoising-diffusion-gan has its step
+inside a script that needs a GPU and its compiled operators.) All cases of a method take turns in one process; speed-ups
+are medians of the rounds' own ratios.
 """
 
 import argparse
@@ -21,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.memory import peak_memory
 from benchmarks.official import Official, checkout_commit
-from benchmarks.ours import Ours, Variant
+from benchmarks.official_edm import OfficialEDM
+from benchmarks.ours import METHODS, Ours, Variant
 from benchmarks.record import record
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.timing import Times, interleave, matrix_product, speedup
@@ -35,7 +38,23 @@ VARIANTS = {
     "bfloat16": Variant(bfloat16=True),
     "bfloat16_channels_last": Variant(bfloat16=True, channels_last=True),
 }
-MEASURES = ("step", "gradient", "sample")
+MEASURES = ("step", "gradient", "sample_1", "sample_2", "sample_18")
+OFFICIAL = {
+    "edm": "NVlabs/edm",
+    "cm": "openai/consistency_models",
+    "ect": "locuslab/ect",
+    "bcm": "Mosasaur5526/BCM-iCT-torch",
+}
+CHECKOUTS: dict[str, tuple[str, type[Official] | type[OfficialEDM]]] = {
+    "diffusion": ("edm", OfficialEDM),
+    "ct": ("cm", Official),
+    "ect": ("ect", OfficialEDM),
+    "cd": ("cm", Official),
+    "bcm": ("bcm", Official),
+}
+"""Whose code a method is timed beside, and how it is run."""
+UNCOMPILED = ("ufogen",)
+"""A penalty of the gradient goes backward twice, which a compiled loss does not."""
 
 
 @dataclass
@@ -43,7 +62,7 @@ class Row:
     """One case: seconds, what they are made of, and how they compare.
 
     Args:
-        method, size, code, measure: "ct" or "bcm"; of `SHAPES`; "official" or a variant's name; of `MEASURES`.
+        method, size, code, measure: of `METHODS`; of `SHAPES`; "official" or a variant's name; of `MEASURES`.
         batch_size: images per step or samples at once.
         seconds: median, q1, q3, min on the chosen clock.
         tflop: operations of the convolutions, matrix products and attention, in 10^12.
@@ -69,7 +88,7 @@ class Case:
     """What the cases of a method are built from; picklable, so that another process can build one.
 
     Args:
-        bidirectional: BCM rather than CT.
+        method: of `METHODS`.
         shape: of the network.
         batch_size: images per step.
         device: where it runs.
@@ -77,7 +96,7 @@ class Case:
         checkout: of the official code.
     """
 
-    bidirectional: bool
+    method: str
     shape: Shape
     batch_size: int
     device: torch.device
@@ -92,14 +111,10 @@ class Case:
     def build(self) -> dict[str, Callable[[], Any]]:
         """The calls that are timed, by measure."""
         x0 = torch.rand(self.batch_size, *self.shape.image_shape, device=self.device) * 2 - 1
-        code: Ours | Official
         if self.variant is not None:
-            code = Ours(self.bidirectional, self.shape, self.variant, self.device)
-        else:
-            assert self.checkout is not None
-            code = Official(self.checkout, self.bidirectional, self.shape, self.batch_size)
-        calls = (partial(code.step, x0), partial(code.gradient, x0), partial(code.sample, self.batch_size))
-        return dict(zip(MEASURES, calls, strict=True))
+            return Ours(self.method, self.shape, self.variant, self.device).calls(x0)
+        assert self.checkout is not None
+        return CHECKOUTS[self.method][1](self.checkout, self.method, self.shape, self.batch_size).calls(x0)
 
     def build_step(self) -> Callable[[], Any]:
         """The training step alone."""
@@ -165,7 +180,7 @@ def table(rows: list[Row]) -> Any:
     from rich.table import Table
 
     title = f"{rows[0].method.upper()}, {rows[0].size} network, {rows[0].batch_size} images"
-    shown = Table(title=title, caption="step: loss, backward, optimizer, averages; gradient: loss and backward")
+    shown = Table(title=title, caption="step: loss, backward, optimizer, averages; sample_n: n evaluations")
     for heading in ("code", "what"):
         shown.add_column(heading)
     for heading in ("seconds", "IQR", "min", "of matmul", "MB", "speed-up"):
@@ -186,15 +201,20 @@ def table(rows: list[Row]) -> Any:
     return shown
 
 
+def applies(variant: Variant, method: str) -> bool:
+    """Whether a method can run so."""
+    return (variant.fused or method == "bcm") and not (variant.compiled and method in UNCOMPILED)
+
+
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=[*SHAPES, "both"], default="small", help="network")
-    parser.add_argument("--methods", nargs="+", choices=["ct", "bcm"], default=["ct", "bcm"])
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=["float32", "bfloat16"], metavar="V")
     parser.add_argument("--measures", nargs="+", choices=MEASURES, default=list(MEASURES), help="what is timed")
-    parser.add_argument("--official-cm", type=Path, help="checkout of openai/consistency_models")
-    parser.add_argument("--official-bcm", type=Path, help="checkout of Mosasaur5526/BCM-iCT-torch")
+    for name, of in OFFICIAL.items():
+        parser.add_argument(f"--official-{name}", type=Path, metavar="CHECKOUT", help=f"of {of}")
     parser.add_argument("--batch-size", type=int, help="images per step; by default 16 (small) and 2 (cifar)")
     parser.add_argument("--repeats", type=int, default=10, help="rounds")
     parser.add_argument("--threads", type=int, help="of torch; by default as many as it takes")
@@ -203,7 +223,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="leave out the peak memory")
     parser.add_argument("--json", type=Path, help="write the results here as well")
     options = parser.parse_args(argv)
-    if (options.official_cm or options.official_bcm) and (options.device.type != "cpu" or torch.cuda.is_available()):
+    options.checkouts = {name: getattr(options, f"official_{name}") for name in OFFICIAL}
+    if any(options.checkouts.values()) and (options.device.type != "cpu" or torch.cuda.is_available()):
         parser.error("the official code is timed on the CPU: --device cpu, and CUDA_VISIBLE_DEVICES= to hide any GPU")
     if options.device.type != "cpu" and options.clock == "cpu":
         parser.error("--clock cpu sees nothing of a GPU's time")
@@ -216,7 +237,6 @@ def main(argv: list[str] | None = None) -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
-    checkouts = {"ct": options.official_cm, "bcm": options.official_bcm}
     from rich.console import Console
 
     console, rows, loading = Console(), [], {}
@@ -224,9 +244,10 @@ def main(argv: list[str] | None = None) -> None:
         shape = SHAPES[size]
         batch_size = options.batch_size or shape.batch_size
         for method in options.methods:
-            case = partial(Case, method == "bcm", shape, batch_size, options.device)
-            cases = [case(checkout=checkouts[method])] if checkouts[method] else []
-            variants = [v for v in options.variants if method == "bcm" or v != "unfused"]
+            case = partial(Case, method, shape, batch_size, options.device)
+            checkout = options.checkouts[CHECKOUTS[method][0]] if method in CHECKOUTS else None
+            cases = [case(checkout=checkout)] if checkout else []
+            variants = [name for name in options.variants if applies(VARIANTS[name], method)]
             cases += [case(variant=VARIANTS[name]) for name in variants]
             measured = measure(cases, method, size, options.measures, options.repeats, options.clock, options.memory)
             rows += measured
@@ -239,12 +260,12 @@ def main(argv: list[str] | None = None) -> None:
         console.print(f"{name}: loading a batch takes {loaded['share_of_fastest_step']:.2%} of our fastest step")
     if options.json:
         result = {
-            "official": {name: checkout_commit(path) for name, path in checkouts.items() if path},
+            "official": {name: checkout_commit(path) for name, path in options.checkouts.items() if path},
             "clock": options.clock,
             "loading": loading,
             "rows": [asdict(row) for row in rows],
         }
-        record(options.json, "speed", argv, result, device=options.device, private=checkouts.values())
+        record(options.json, "speed", argv, result, device=options.device, private=options.checkouts.values())
 
 
 if __name__ == "__main__":

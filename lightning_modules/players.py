@@ -147,9 +147,9 @@ def descend(module: Any, place: int, loss: Tensor) -> None:
 
     Autocast keeps rounded weights for later passes; after a step, or a pass without gradients, they are old.
     """
-    network = (module.denoiser, module.critic)[place]
     player = (module.generator_player, module.discriminator_player)[place]
-    optimizer, parameters = module.optimizers()[place], list(network.parameters())
+    optimizer = module.optimizers()[place]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     (loss.mean() / player.accumulate).backward(inputs=parameters)
     torch.clear_autocast_cache()
     if not player.steps(module.batches_seen):

@@ -70,9 +70,11 @@ def checkout(tmp_path):
         torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_the_official_loop_takes_the_step(checkout, bidirectional):
-    official = Official(checkout, bidirectional, TINY, 2)
+@pytest.mark.parametrize("method", ["ct", "cd", "bcm"])
+def test_the_official_loop_takes_the_step(checkout, method):
+    official, bidirectional = Official(checkout, method, TINY, 2), method == "bcm"
+    assert (official.loop.teacher_model is not None) == (method == "cd")
+    assert official.loop.training_mode == f"consistency_{'distillation' if method == 'cd' else 'training'}"
     options = official.diffusion.options
     assert (options["num_channels"], options["channel_mult"], options["image_size"]) == (8, "1,2", 8)
     assert options["use_fp16"] is False and options["dropout"] == 0
@@ -84,7 +86,7 @@ def test_the_official_loop_takes_the_step(checkout, bidirectional):
     rate = 0.0 if bidirectional else TINY.target_rate
     torch.testing.assert_close(official.loop.target_model[0].bias, target + (1 - rate))
     assert official.loop.ema_scale_fn(0) == (rate, TINY.num_steps + 1)
-    assert official.sample(4).shape == (4, 3, 8, 8)
+    assert official.sample(4).shape == official.sample(4, 2).shape == (4, 3, 8, 8)
 
 
 def test_both_packages_live_in_one_process(checkout):
@@ -125,7 +127,7 @@ def test_attention_equals_softmax_attention():
 
 def test_a_path_without_the_code_is_said(tmp_path):
     with pytest.raises(ValueError, match="holds no package `cm`"):
-        Official(tmp_path, False, TINY, 2)
+        Official(tmp_path, "ct", TINY, 2)
 
 
 def test_the_official_code_is_for_the_cpu(capsys):

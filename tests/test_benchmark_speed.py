@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import speed
 from benchmarks.memory import peak_memory
-from benchmarks.ours import Ours, Variant
+from benchmarks.ours import METHODS, Ours, Variant
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.timing import Times, interleave, speedup
 
@@ -53,16 +53,19 @@ def test_networks_are_as_large_as_the_official_ones(size, bidirectional, paramet
     assert sum(p.numel() for p in network.parameters()) == parameters + more
 
 
-@pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_step_trains_and_averages(bidirectional):
-    ours = Ours(bidirectional, TINY, Variant(), CPU)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_trains_and_averages(method):
+    ours = Ours(method, TINY, Variant(), CPU)
     before = ours.network.conv_out.weight.clone()
     averaged = ours.module.ema_denoiser.network.conv_out.weight.clone()
     ours.step(torch.rand(2, *TINY.image_shape))
     assert (ours.network.conv_out.weight != before).any()
     assert (ours.module.ema_denoiser.network.conv_out.weight != averaged).any()
     assert ours.module.images_seen == 2
-    assert ours.sample(3).shape == (3, *TINY.image_shape)
+    calls = ours.calls(torch.rand(2, *TINY.image_shape))
+    assert set(calls) >= {"step", *(f"sample_{n}" for n in ours.evaluations)}
+    for n in ours.evaluations:
+        assert ours.sample(3, n).shape == (3, *TINY.image_shape)
 
 
 @pytest.mark.parametrize("variant", [Variant(fused=False), Variant(channels_last=True)], ids=lambda v: v.name)
@@ -70,7 +73,7 @@ def test_variants_have_the_same_gradient(variant):
     gradients = []
     for v in (Variant(), variant):
         torch.manual_seed(0)
-        ours = Ours(True, TINY, v, CPU)
+        ours = Ours("bcm", TINY, v, CPU)
         with torch.no_grad():
             for parameter in ours.network.parameters():  # zeroed layers would hide the inner ones
                 parameter.copy_(0.3 * torch.randn(parameter.shape))
@@ -98,12 +101,26 @@ def test_peak_memory_is_what_two_steps_take():
 def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(speed.SHAPES, "small", TINY)
     out = tmp_path / "folder" / "out.json"
-    speed.main(["--repeats", "2", "--no-memory", "--variants", "float32", "unfused", "--json", str(out)])
+    speed.main(
+        [
+            "--methods",
+            "ct",
+            "bcm",
+            "--repeats",
+            "2",
+            "--no-memory",
+            "--variants",
+            "float32",
+            "unfused",
+            "--json",
+            str(out),
+        ]
+    )
     result = json.loads(out.read_text())
     seen = {(row["method"], row["code"], row["measure"]) for row in result["rows"]}
     fused, unfused = "float32", "float32 unfused"
     codes = [("ct", fused), ("bcm", fused), ("bcm", unfused)]
-    assert seen == {(*code, measure) for code in codes for measure in ("step", "gradient", "sample")}
+    assert seen == {(*code, measure) for code in codes for measure in ("step", "gradient", "sample_1", "sample_2")}
     assert all(row["seconds"]["median"] > 0 and row["tflop"] > 0 and not row["speedup"] for row in result["rows"])
     flop = {(row["method"], row["code"], row["measure"]): row["tflop"] for row in result["rows"]}
     assert flop["bcm", fused, "step"] == flop["bcm", unfused, "step"]
