@@ -142,6 +142,8 @@ METHODS: dict[str, Callable[[Shape, bool], Any]] = {
     "bcm": bcm_module,
     "ufogen": ufogen_module,
 }
+UNCOMPILED = ("ufogen",)
+"""A penalty of the gradient goes backward twice, which a compiled loss does not."""
 EVALUATIONS = {"diffusion": (18,)}
 """With which each is sampled; the others with one and two."""
 

@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.memory import peak_memory
 from benchmarks.official import Official, checkout_commit
 from benchmarks.official_edm import OfficialEDM
-from benchmarks.ours import METHODS, Ours, Variant
+from benchmarks.ours import METHODS, UNCOMPILED, Ours, Variant
 from benchmarks.record import record
 from benchmarks.shapes import SHAPES, Shape
 from benchmarks.timing import Times, interleave, matrix_product, speedup
@@ -37,6 +37,7 @@ VARIANTS = {
     "compile": Variant(channels_last=True, compiled=True),
     "bfloat16": Variant(bfloat16=True),
     "bfloat16_channels_last": Variant(bfloat16=True, channels_last=True),
+    "bfloat16_compile": Variant(bfloat16=True, channels_last=True, compiled=True),
 }
 MEASURES = ("step", "gradient", "sample_1", "sample_2", "sample_18")
 OFFICIAL = {
@@ -53,8 +54,6 @@ CHECKOUTS: dict[str, tuple[str, type[Official] | type[OfficialEDM]]] = {
     "bcm": ("bcm", Official),
 }
 """Whose code a method is timed beside, and how it is run."""
-UNCOMPILED = ("ufogen",)
-"""A penalty of the gradient goes backward twice, which a compiled loss does not."""
 
 
 @dataclass

@@ -87,7 +87,7 @@ def test_there_are_the_configs_of_the_readme():
     promised |= {"cd.yaml", "cd_cifar10.yaml", "cd_imagenet64.yaml", "pd.yaml", "kd.yaml", "ctm.yaml"}
     promised |= {"rectified_flow.yaml", "reflow.yaml", "rf_distill.yaml"}
     promised |= {f"{m}{data}.yaml" for m in ("ufogen", "siddm", "ddgan") for data in ("", "_mnist", "_cifar10")}
-    assert promised | {"ct.yaml", "diffusion.yaml"} <= set(RUNS)
+    assert promised | {"ct.yaml", "ct_cifar10.yaml", "diffusion.yaml"} <= set(RUNS)
 
 
 @pytest.mark.parametrize("name", RUNS)
