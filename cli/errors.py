@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules", "main", "networks")
+PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules", "main", "networks", "weights")
 """Top-level packages whose ValueErrors are written for the user."""
 # torch refuses a learning rate of -1, and Lightning an accelerator it does not know, in words that are good enough
 TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))

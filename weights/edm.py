@@ -8,6 +8,7 @@ sin before cos and adds the class, a linear map of sqrt(n) times its one-hot vec
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 from diffusion.denoisers import EDMDenoiser
 from networks.blocks import Attended, SelfAttention
 from networks.unet import UNet
+from weights.edm_pickle import read_pickle
 from weights.official import Levels, Official, Shape
 from weights.table import Row, Table, WeightsError, block_rows, layer, to_ours
 
@@ -164,6 +166,18 @@ def read(state: Mapping[str, Tensor], levels: Levels) -> Official:
     shape, song = shape_of(state)
     unet, side = shape.outline(), shape.image_shape[1]
     return Official(shape, to_ours(table(unet, side, song), state, unet, ignored=_ignored(state)), EDMDenoiser, levels)
+
+
+def read_file(path: Path) -> Official:
+    """The diffusion model in a .pkl of theirs; none of the code in it is run.
+
+    Raises:
+        WeightsError: it is no such file, or holds a network with other scalings than EDM's.
+    """
+    state, levels, precond = read_pickle(path)
+    if precond != "EDMPrecond":
+        raise WeightsError(f"{path} holds a {precond}, whose scalings are not those of an EDMPrecond")
+    return read(state, levels)
 
 
 def _ignored(state: Mapping[str, Tensor]) -> Iterable[str]:

@@ -8,7 +8,9 @@ not that of openai/guided-diffusion; its attention has weights of three axes, an
 
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from diffusion.denoisers import BidirectionalDenoiser, ConsistencyDenoiser
@@ -134,6 +136,24 @@ def shape_of(
     }
     classes = state["label_emb.weight"].shape[0] if "label_emb.weight" in state else 0
     return Shape((stem.shape[1], side, side), classes, arguments)
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors in a .pt of theirs, by name; nothing in it is executed.
+
+    Raises:
+        WeightsError: it is no state dict.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged file
+        reason = str(error).split("\n")[0][:200] or type(error).__name__
+        raise WeightsError(f"{path} cannot be read: {reason}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path} is not a state dict, which is tensors by name")
+    return state
 
 
 def _ups(state: Mapping[str, Tensor]) -> set[int]:
