@@ -16,7 +16,9 @@ def official(name):
     state, _ = recorded(name)
     if name.startswith("edm"):
         return edm.read(state, Levels())
-    return openai.read(state, openai.shape_of(state, resolution=16, channels_per_head=32, qk_norm=name in ("bcm", "ict")))
+    return openai.read(
+        state, openai.shape_of(state, resolution=16, channels_per_head=32, qk_norm=name in ("bcm", "ict"))
+    )
 
 
 def built(of):

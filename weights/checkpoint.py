@@ -5,6 +5,7 @@ from typing import Any
 
 import yaml
 from lightning.pytorch import __version__ as lightning_version
+from torch import Tensor
 
 from diffusion.denoisers import BidirectionalDenoiser, ConsistencyDenoiser, Denoiser, EDMDenoiser
 from weights.official import Official
@@ -69,25 +70,25 @@ def checkpoint_of(
         arguments["schedules"] = [[numbers["sigma_max"]], *map(list, schedules)]
     elif schedules:
         raise WeightsError(f"levels of a schedule are of a consistency model, and this is a {kind.__name__}")
-    state = official.state
+    shape = {"image_shape": list(official.shape.image_shape), "num_classes": official.shape.num_classes}
+    # the tensors are the same, and so are stored once
+    state = {f"{at}.network.{k}": v for at in ("denoiser", "ema.models.0") for k, v in official.state.items()}
+    return checkpoint_around({"_class_path": class_path, **shape, **arguments}, state)
+
+
+def checkpoint_around(told: Mapping[str, Any], state: Mapping[str, Tensor], images_seen: int = 0) -> dict[str, Any]:
+    """A checkpoint of a module's hyper-parameters and state dict.
+
+    Its configuration, which `test` reads, names no data: these are the caller's to name.
+    """
+    linked = ("_class_path", "image_shape", "num_classes", "seed")
+    arguments = {key: value for key, value in told.items() if key not in linked}
+    config = {"model": {"class_path": told["_class_path"], "init_args": arguments}}
     return {
-        "state_dict": {
-            **{f"denoiser.network.{key}": value for key, value in state.items()},
-            **{f"ema.models.0.network.{key}": value for key, value in state.items()},
-        },
-        "hyper_parameters": {
-            "_class_path": class_path,
-            "image_shape": list(official.shape.image_shape),
-            "num_classes": official.shape.num_classes,
-            **arguments,
-        },
-        "config": config_text(class_path, arguments),
-        "images_seen": 0,
+        "state_dict": dict(state),
+        "hyper_parameters": dict(told),
+        "config": yaml.safe_dump(config, sort_keys=False),
+        "images_seen": images_seen,
         "pytorch-lightning_version": lightning_version,
         "callbacks": {},
     }
-
-
-def config_text(class_path: str, arguments: Mapping[str, Any]) -> str:
-    """The configuration that `test` reads; the data are the caller's to name."""
-    return yaml.safe_dump({"model": {"class_path": class_path, "init_args": dict(arguments)}}, sort_keys=False)

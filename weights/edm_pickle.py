@@ -12,7 +12,7 @@ import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -92,7 +92,7 @@ def read_pickle(path: str | Path) -> tuple[dict[str, Tensor], Levels, str]:
     return dict(_tensors(network, "")), Levels(**usable), network.args[0].get("class_name", "")
 
 
-def _is_level(x: Any) -> bool:
+def _is_level(x: Any) -> TypeGuard[float]:
     return isinstance(x, float | int) and 0 < x < float("inf")
 
 

@@ -67,7 +67,7 @@ def places(unet: UNet) -> dict[str, str]:
 def table(unet: UNet) -> Table:
     """Our tensors beside theirs."""
     modules = dict(unet.named_modules())
-    rows = []
+    rows: Table = []
     for ours, theirs in AROUND.items():
         if ours in modules:
             leaves = [leaf for leaf, _ in modules[ours].named_parameters()]
@@ -91,7 +91,7 @@ def shape_of(
 
     Args:
         state: theirs.
-        resolution: of the images, which the weights do not tell; by default what their scripts build such a network for.
+        resolution: of the images, which the weights do not tell; by default what their scripts build it for.
         channels_per_head: of the attention, which they do not tell either; None for one head.
         qk_norm: whether queries, keys and values are normalised, as in BCM's networks.
 

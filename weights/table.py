@@ -71,9 +71,9 @@ def to_ours(table: Table, state: Mapping[str, Tensor], unet: nn.Module, ignored:
     """
     wanted = [key for row in table for key in row.theirs]
     if lacking := [key for key in wanted if key not in state]:
-        raise WeightsError(f"the weights lack {_some(lacking)}")
+        raise WeightsError(f"the weights lack {some(lacking)}")
     if beside := sorted(set(state) - set(wanted) - set(ignored)):
-        raise WeightsError(f"the weights have {_some(beside)} beside those of the network that their shapes tell")
+        raise WeightsError(f"the weights have {some(beside)} beside those of the network that their shapes tell")
     own = unet.state_dict()
     ours = {}
     for row in table:
@@ -83,7 +83,7 @@ def to_ours(table: Table, state: Mapping[str, Tensor], unet: nn.Module, ignored:
         ours[row.ours] = tensor.contiguous()
     buffers = {key for key, _ in unet.named_buffers()}
     if unset := sorted(set(own) - set(ours) - buffers):
-        raise WeightsError(f"nothing in the weights tells {_some(unset)}")
+        raise WeightsError(f"nothing in the weights tells {some(unset)}")
     return ours
 
 
@@ -96,5 +96,6 @@ def to_theirs(table: Table, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
-def _some(keys: Sequence[str]) -> str:
+def some(keys: Sequence[str]) -> str:
+    """The first three of some names."""
     return f"{', '.join(keys[:3])}{' ...' * (len(keys) > 3)}"

@@ -1,8 +1,8 @@
 """Small networks of official code: names and shapes of their weights, and outputs that were recorded from them.
 
 Each was filled by `fill`, so that no weight is stored and no two weights of one shape are alike, and its denoiser run
-on `IMAGES` at `SIGMAS`, with the classes 2 and 0 where it has classes, and for BCM to the levels `TARGETS`. OpenAI's and
-BCM's in float64, with float64 frequencies, group norms and (BCM) norms of queries, keys and values, and without the
+on `IMAGES` at `SIGMAS`, with the classes 2 and 0 where it has classes, and for BCM to the levels `TARGETS`. OpenAI's
+and BCM's in float64, with float64 frequencies, group norms and (BCM) norms of queries, keys and values, and without the
 rounding of attention to float16; EDM's, whose denoiser rounds its input, in float32. The records name repository and
 commit; nothing of the official code is here.
 """
