@@ -17,6 +17,8 @@ COMMANDS = {
     "edit": "images of one class made into another, by inversion",
     "interpolate": "the images between two real ones, by inversion",
     "reference": "mean and covariance of real images' features, as a file to score against",
+    "import": "a checkpoint from weights of openai/consistency_models, BCM, EDM or diffusers",
+    "export": "a checkpoint's weights for others: safetensors, diffusers, ONNX, a folder for the Hub",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
 
@@ -95,6 +97,14 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.search_schedule import search_schedule
 
         return search_schedule(args[1:])
+    if command == "import":
+        from cli.import_weights import import_weights
+
+        return import_weights(args[1:])
+    if command == "export":
+        from cli.export import export
+
+        return export(args[1:])
     if command == "compare":
         from cli.compare import compare
 

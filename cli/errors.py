@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules", "main", "networks")
+PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules", "main", "networks", "weights")
 """Top-level packages whose ValueErrors are written for the user."""
 # torch refuses a learning rate of -1, and Lightning an accelerator it does not know, in words that are good enough
 TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))
@@ -121,6 +121,8 @@ def explain_parsing(error: BaseException, options: Iterable[str]) -> str:
         names = match[1].replace("init_args.", "")
         if not key:
             names = re.sub(r"\b(fit|validate|test)[.]", "", names).replace(",", " and")
+            if names == "data":  # of a checkpoint made by import
+                return "data must be given: use --data FILE, e.g. configs/data/digits.yaml"
             return f"{names} must be given: use --config FILE, e.g. configs/bcm.yaml, or --ckpt_path FILE"
         return f"{at}{owner} needs {names}"
     if match := re.search(r"Importing '([^']+)' is not allowed, denied by the '([^']+)'", reason):

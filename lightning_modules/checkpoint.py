@@ -135,36 +135,59 @@ def load_module(
         CheckpointError: as `read_checkpoint`; or the checkpoint does not say how to build its module, or names a class
             outside the allowed packages.
     """
-    from lightning.pytorch.cli import instantiate_module
-
     checkpoint = read_checkpoint(path)
-    config = {k: v for k, v in checkpoint.get("hyper_parameters", {}).items() if k != "_instantiator"}
+    config = checkpoint.get("hyper_parameters", {})
     if "_class_path" not in config:
         raise CheckpointError(
             f"checkpoint {path} does not hold its configuration (its module was built in Python): build the module and "
             f"call load_state_dict"
         )
-    config |= deepcopy(dict(arguments or {}))  # the parser changes what it is given
+    module = build_module({**config, **(arguments or {})}, f"checkpoint {path}", allow)
+    module.load_state_dict(checkpoint["state_dict"])
+    module.images_seen = checkpoint["images_seen"]
+    module.training_seconds = checkpoint.get("training_seconds", 0.0)
+    return module.eval()
+
+
+def build_module(config: dict[str, Any], where: str, allow: Sequence[str] = ()) -> Any:
+    """A module of its hyper-parameters, as a checkpoint holds them, with fresh weights.
+
+    Args:
+        config: the hyper-parameters, with `_class_path`.
+        where: they stand, for the messages.
+        allow: further packages whose classes they may name.
+
+    Raises:
+        CheckpointError: they do not tell how to build it, or name a class outside the allowed packages.
+    """
+    from lightning.pytorch.cli import instantiate_module
+
+    # the parser changes what it is given
+    config = deepcopy({key: value for key, value in config.items() if key != "_instantiator"})
+    check_class_paths(config, where, allow)
+    with restricted_imports(allow), told_in_a_line(f"{where} does not tell how to build its module"):
+        return instantiate_module(LightningModule, config)
+
+
+def check_class_paths(config: Any, where: str, allow: Sequence[str] = ()) -> None:
+    """Raise CheckpointError if a configuration names a class outside the allowed packages."""
     for class_path in class_paths(config):
         if class_path.split(".")[0] not in (*ALLOWED_PACKAGES, *allow):
-            raise CheckpointError(
-                f"checkpoint {path} names the class {class_path}, which is outside the allowed packages"
-            )
+            raise CheckpointError(f"{where} names the class {class_path}, which is outside the allowed packages")
+
+
+@contextmanager
+def told_in_a_line(what: str) -> Iterator[None]:
+    """What jsonargparse or a constructor refuses inside the block becomes a CheckpointError that begins with `what`."""
     try:
-        with restricted_imports(allow):
-            module = instantiate_module(LightningModule, config)
+        yield
     except (ArgumentError, ValueError) as error:
         reason: BaseException = error
         while reason.__cause__ is not None:
             reason = reason.__cause__
         said = " ".join(str(reason).split())
         fault = re.search(r"Errors: - (.*?) - Expected a ", said)  # of what jsonargparse says, which repeats the config
-        told = fault[1] if fault else said[:300]
-        raise CheckpointError(f"checkpoint {path} does not tell how to build its module: {told}") from None
-    module.load_state_dict(checkpoint["state_dict"])
-    module.images_seen = checkpoint["images_seen"]
-    module.training_seconds = checkpoint.get("training_seconds", 0.0)
-    return module.eval()
+        raise CheckpointError(f"{what}: {fault[1] if fault else said[:300]}") from None
 
 
 def load_denoiser(path: str | os.PathLike[str], allow: tuple[str, ...] = ()) -> Denoiser:

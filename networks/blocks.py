@@ -1,6 +1,7 @@
 """The parts of a U-Net: residual block and self-attention."""
 
 import math
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -10,12 +11,20 @@ from torch.nn import functional as F
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 
-def group_norm(channels: int) -> nn.GroupNorm:
-    """Up to 32 groups of at least four channels, as EDM."""
+def group_norm(channels: int, groups: int | None = None, eps: float = 1e-5) -> nn.GroupNorm:
+    """A norm over groups of channels, by default up to 32 groups of at least four channels, as EDM.
+
+    Raises:
+        ValueError: `groups` does not divide `channels`.
+    """
+    if groups is not None:
+        if groups < 1 or channels % groups:
+            raise ValueError(f"norm_groups={groups}: it must divide the {channels} channels of every norm")
+        return nn.GroupNorm(groups, channels, eps=eps)
     groups = max(1, min(32, channels // 4))
     while channels % groups:
         groups -= 1
-    return nn.GroupNorm(groups, channels, eps=1e-5)
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def zeroed(layer: Layer) -> Layer:
@@ -47,6 +56,7 @@ class ResidualBlock(nn.Module):
         resample: 1, 2 (up) or 0.5 (down).
         skip_scale: factor of the sum; sqrt(1/2) in DDPM++, 1 in ADM.
         skip_projection: a 1x1 convolution on the skip path even where the channels stay the same.
+        norm: channels -> the norm over them.
     """
 
     def __init__(
@@ -60,13 +70,14 @@ class ResidualBlock(nn.Module):
         resample: float = 1,
         skip_scale: float = 1.0,
         skip_projection: bool = False,
+        norm: Callable[[int], nn.GroupNorm] = group_norm,
     ):
         super().__init__()
         self.adaptive_scale, self.resample, self.skip_scale = adaptive_scale, resample, skip_scale
-        self.norm_in = group_norm(in_channels)
+        self.norm_in = norm(in_channels)
         self.conv_in = convolution(in_channels, out_channels, 3)
         self.embed = nn.Linear(embedding_channels, out_channels * (2 if adaptive_scale else 1))
-        self.norm_out = group_norm(out_channels)
+        self.norm_out = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         project = skip_projection or in_channels != out_channels
@@ -99,21 +110,26 @@ class SelfAttention(nn.Module):
         channels_per_head: a divisor of `channels`; None for one head.
         qk_norm: divide queries, keys and values by their root mean square over a head's channels, as EDM2 and BCM do
             ("cosine attention", Karras et al. 2024, arXiv 2312.02696); BCM found its reproduction of iCT to need it.
-        skip_scale: as in `ResidualBlock`.
+        skip_scale, norm: as in `ResidualBlock`.
 
     Raises:
         ValueError: channels_per_head does not divide channels.
     """
 
     def __init__(
-        self, channels: int, channels_per_head: int | None = None, qk_norm: bool = False, skip_scale: float = 1.0
+        self,
+        channels: int,
+        channels_per_head: int | None = None,
+        qk_norm: bool = False,
+        skip_scale: float = 1.0,
+        norm: Callable[[int], nn.GroupNorm] = group_norm,
     ):
         super().__init__()
         per_head = channels if channels_per_head is None else channels_per_head
         if per_head < 1 or channels % per_head:
             raise ValueError(f"channels_per_head={per_head}: it must divide the {channels} channels of this level")
         self.heads, self.qk_norm, self.skip_scale = channels // per_head, qk_norm, skip_scale
-        self.norm = group_norm(channels)
+        self.norm = norm(channels)
         # DDPM++'s gain: attention that starts nearly uniform
         self.qkv = convolution(channels, 3 * channels, 1, gain=math.sqrt(0.2))
         self.out = zeroed(nn.Conv2d(channels, channels, 1))

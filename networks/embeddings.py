@@ -20,24 +20,28 @@ class PositionalEmbedding(nn.Module):
         channels: size of the embedding, even.
         scale: factor of the input; 1000 where a network was trained on 250 ln(sigma), as OpenAI's and BCM's.
         max_period: the slowest frequency is 1/max_period; >= 1.
+        endpoint: the last frequency is 1/max_period, as in EDM's DDPM++, and not one step above it.
 
     Raises:
-        ValueError: `channels` is odd or `max_period` below 1.
+        ValueError: `channels` is odd, or 2 with `endpoint`; or `max_period` is below 1.
     """
 
-    def __init__(self, channels: int, scale: float = 1.0, max_period: float = 10_000.0):
+    def __init__(self, channels: int, scale: float = 1.0, max_period: float = 10_000.0, endpoint: bool = False):
         super().__init__()
         if channels < 2 or channels % 2:
             raise ValueError(f"channels={channels}: cos and sin need an even number of them, at least 2")
         if max_period < 1:
             raise ValueError(f"max_period={max_period}: it must be >= 1")
-        self.channels, self.scale, self.max_period = channels, scale, max_period
+        if endpoint and channels < 4:
+            raise ValueError(f"channels={channels}: two frequencies with their ends need at least 4")
+        self.channels, self.scale, self.max_period, self.endpoint = channels, scale, max_period, endpoint
 
     def forward(self, c: Tensor) -> Tensor:
         """c (B,) -> (B, channels) in the precision of c, float32 at least."""
         half = self.channels // 2
+        steps = half - self.endpoint
         dtype = torch.promote_types(c.dtype, torch.float32)
-        exponents = torch.arange(half, device=c.device, dtype=dtype) * (-math.log(self.max_period) / half)
+        exponents = torch.arange(half, device=c.device, dtype=dtype) * (-math.log(self.max_period) / steps)
         angle = c.to(dtype)[:, None] * (self.scale * exponents.exp())
         return torch.cat([angle.cos(), angle.sin()], dim=1)
 
@@ -91,6 +95,11 @@ class LevelEmbedding(nn.Module):
         fourier_scale: of a random Fourier embedding in its place; None for the positional one.
         latent_size: numbers in the latent; 0 for none.
         mapping_layers: of the latent's `MappingNetwork`, after its first.
+        endpoint: of the positional embedding.
+        label_first: the class's embedding is added before MLP_t, as in EDM's DDPM++.
+
+    Raises:
+        ValueError: an argument outside these ranges.
     """
 
     def __init__(
@@ -104,13 +113,18 @@ class LevelEmbedding(nn.Module):
         fourier_scale: float | None = None,
         latent_size: int = 0,
         mapping_layers: int = 4,
+        endpoint: bool = False,
+        label_first: bool = False,
     ):
         super().__init__()
         if num_classes < 0:
             raise ValueError(f"num_classes={num_classes}: 0 for an unconditional network, else the number of classes")
+        if label_first and bidirectional:
+            raise ValueError("label_first: a network with two noise levels takes its class after them")
         self.num_classes, self.bidirectional, self.latent_size = num_classes, bidirectional, latent_size
+        self.label_first = label_first
         self.position: nn.Module = (
-            PositionalEmbedding(channels, scale, max_period)
+            PositionalEmbedding(channels, scale, max_period, endpoint)
             if fourier_scale is None
             else FourierEmbedding(channels, fourier_scale)
         )
@@ -120,7 +134,7 @@ class LevelEmbedding(nn.Module):
             self.join = nn.Linear(2 * out_channels, out_channels, bias=False)
             self.reset_join()
         if num_classes:
-            self.label = nn.Embedding(num_classes, out_channels)
+            self.label = nn.Embedding(num_classes, channels if label_first else out_channels)
             # near the size of a fresh MLP_t's output, so that neither drowns the other
             nn.init.normal_(self.label.weight, std=0.2)
         if latent_size:
@@ -153,11 +167,13 @@ class LevelEmbedding(nn.Module):
                 f"this network was built with latent_size={self.latent_size}: "
                 f"{'a latent is needed' if self.latent_size else 'it takes no latent'}"
             )
-        embedding = self.noise_mlp(self.position(c_noise))
+        of_class = None if label is None else self.label(label.clamp(min=0)) * (label >= 0)[:, None]
+        position = self.position(c_noise)
+        embedding = self.noise_mlp(position + of_class if self.label_first and of_class is not None else position)
         if c_target is not None:
             embedding = self.join(torch.cat([embedding, self.target_mlp(self.position(c_target))], dim=1))
-        if label is not None:
-            embedding = embedding + self.label(label.clamp(min=0)) * (label >= 0)[:, None]
+        if of_class is not None and not self.label_first:
+            embedding = embedding + of_class
         if latent is not None:
             embedding = embedding + self.mapping(latent)
         return embedding

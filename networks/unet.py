@@ -1,6 +1,7 @@
 """The U-Net of EDM: DDPM++ for CIFAR-10, ADM for ImageNet-64, smaller ones for everything else."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,8 @@ class UNet(nn.Module):
         latent_size: numbers in the latent of a generator; 0 for none.
         mapping_layers: of the latent's mapping network, after its first.
         out_channels: of the output; None for those of the input.
+        norm_groups, norm_eps: of every norm; None for up to 32 groups of at least four channels.
+        embedding_endpoint, label_first: of the embedding, as in `LevelEmbedding`.
 
     Raises:
         ValueError: an argument outside these ranges.
@@ -76,6 +79,10 @@ class UNet(nn.Module):
         latent_size: int = 0,
         mapping_layers: int = 4,
         out_channels: int | None = None,
+        norm_groups: int | None = None,
+        norm_eps: float = 1e-5,
+        embedding_endpoint: bool = False,
+        label_first: bool = False,
     ):
         super().__init__()
         image_channels, height, width = image_shape
@@ -110,7 +117,10 @@ class UNet(nn.Module):
             fourier_scale,
             latent_size,
             mapping_layers,
+            embedding_endpoint,
+            label_first,
         )
+        norm = partial(group_norm, groups=norm_groups, eps=norm_eps)
 
         def block(resolution: int, c_in: int, c_out: int, resample: float = 1) -> ResidualBlock:
             here = dropout_max_resolution is None or resolution <= dropout_max_resolution
@@ -123,10 +133,11 @@ class UNet(nn.Module):
                 resample=resample,
                 skip_scale=skip_scale,
                 skip_projection=skip_projection and resample != 1,
+                norm=norm,
             )
 
         def attended(residual: ResidualBlock) -> Attended:
-            attention = SelfAttention(residual.conv_out.out_channels, channels_per_head, qk_norm, skip_scale)
+            attention = SelfAttention(residual.conv_out.out_channels, channels_per_head, qk_norm, skip_scale, norm)
             return Attended(residual, attention)
 
         self.patch_size = patch_size
@@ -155,7 +166,7 @@ class UNet(nn.Module):
                 self.up.append(attended(residual) if attend else residual)
                 self.takes_skip.append(True)
                 c = wide
-        self.norm_out = group_norm(c)
+        self.norm_out = norm(c)
         self.conv_out = zeroed(nn.Conv2d(c, out_channels * patch_size**2, 3, padding=1))
 
     def forward(
