@@ -17,7 +17,7 @@ from torch import Tensor
 from diffusion.adversarial import Critic
 from diffusion.denoisers import Denoiser, FlowDenoiser
 from diffusion.ema import EMA
-from diffusion.sharding import divided_like, is_divided
+from diffusion.sharding import divided_like
 
 # Packages a class path in a config or a checkpoint may name: a class path is code that will run.
 ALLOWED_PACKAGES = (
@@ -190,11 +190,6 @@ def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLi
     said = [f"{fault} {', '.join(keys[:3])}{' ...' * (len(keys) > 3)}" for fault, keys in faults.items() if keys]
     try:
         if any(".target_mlp." in key for key in faults["it lacks"]):
-            if is_divided(network):
-                raise ValueError(
-                    "it lacks the second level, which divided weights cannot add: start the run with "
-                    "--trainer.strategy ddp, and go on with its checkpoint"
-                )
             network.load_unidirectional(source)
         elif said:
             raise ValueError("; ".join(said))

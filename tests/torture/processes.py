@@ -13,7 +13,7 @@ from small_runs import ADVERSARIAL, MODULES
 
 ROOT = Path(__file__).parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["cli.app", "cli.sample", "small_runs"])
+CONTEXT.set_forkserver_preload(["cli.app", "cli.sample", "small_runs", "sklearn.datasets", "torch.utils.tensorboard"])
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests")])  # for the forkserver
 PATIENCE = 300
 """Seconds; a busy machine is slow."""
