@@ -152,7 +152,7 @@ def newest_checkpoint(directory: Path) -> Path | None:
         CheckpointError: none of them can be read.
     """
     folder = directory / "checkpoints"
-    found = [folder / "last.ckpt", *sorted(folder.glob("images_*.ckpt"), reverse=True)]
+    found = [*sorted(folder.glob("images_*.ckpt"), reverse=True), folder / "last.ckpt"]
     faults = []
     for path in (p for p in found if p.is_file()):
         try:

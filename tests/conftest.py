@@ -24,6 +24,7 @@ def flow(tmp_path_factory):
 
 def pytest_addoption(parser):
     parser.addoption("--kills", type=int, default=20, help="tests/torture: kill -9 of each method")
+    parser.addoption("--steps", type=int, default=5000, help="tests/torture: of the runs whose memory is watched")
     parser.addoption("--kill_seed", type=int, default=0, help="tests/torture: of the moments")
 
 
@@ -35,3 +36,8 @@ def kills(request):
 @pytest.fixture
 def kill_seed(request):
     return request.config.getoption("--kill_seed")
+
+
+@pytest.fixture
+def steps(request):
+    return request.config.getoption("--steps")

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import resource
+import socket
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,13 @@ def until(condition, run):
         assert time.monotonic() < deadline, run.said()
         time.sleep(0.005)
     return True
+
+
+def free_port():
+    """A port that nobody listens at."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def last_of(directory):

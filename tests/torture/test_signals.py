@@ -1,10 +1,9 @@
 """SIGTERM, SIGUSR1 and SIGINT, to a run of one process and to either process of two: nobody hangs, nothing is lost."""
 
 import signal
-import socket
 
 import pytest
-from processes import Run, last_of, quiet_options, until, write_config
+from processes import Run, free_port, last_of, quiet_options, until, write_config
 from small_runs import config
 from test_resume import assert_same_training_state
 
@@ -12,12 +11,6 @@ from lightning_modules.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow
 SIGNALS = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def two(options, folder):

@@ -4,7 +4,7 @@ import os
 import time
 
 import pytest
-from processes import Run, last_of, quiet_options, until, write_config
+from processes import Run, free_port, last_of, quiet_options, until, write_config
 from small_runs import config
 from test_resume import assert_same_training_state, middle_and_last
 
@@ -45,6 +45,18 @@ def test_two_runs_in_one_directory(path, whole, tmp_path):
     assert [code for code, _ in ended] == [0, 2]
     assert ended[1][1].count("\n") == 1 and "another process trains there" in ended[1][1]
     assert_same_training_state(read_checkpoint(last_of(tmp_path / "one")), read_checkpoint(last_of(whole)))
+
+
+def test_two_hosts_on_which_lightning_starts_the_processes(path, tmp_path):
+    """NODE_RANK and no RANK: the second host's first process is not the first of the run."""
+    options = ["--config", str(path), f"--trainer.default_root_dir={tmp_path}/runs"]
+    options += ["--trainer.num_nodes=2", "--trainer.devices=1", "--trainer.strategy=ddp"]
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    runs = [Run(options, tmp_path / f"{i}.txt", {"NODE_RANK": str(i), **address}) for i in (0, 1)]
+    ended = [run.wait() for run in runs]
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert [p.name for p in (tmp_path / "runs" / "run").iterdir()] == ["000"]
+    assert [said.count("trained on ") for _, said in ended] == [1, 0]
 
 
 @pytest.mark.parametrize("shift", [-(10**8), 10**8], ids=["past", "future"])
