@@ -46,7 +46,8 @@ def help_text() -> str:
 def main(args: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code.
 
-    0 done, 1 failed (the gradient was not finite too often), 2 wrong use, 130 and 143 stopped by SIGINT and SIGTERM.
+    0 done, 1 failed (the gradient was not finite too often), 2 wrong use; 130, 138 and 143 stopped by SIGINT, SIGUSR1
+    and SIGTERM.
 
     Args:
         args: command and options, those of the process by default.

@@ -1,5 +1,6 @@
 """fit, validate and test: LightningCLI, but a checkpoint does not overrule what the user asks for."""
 
+import argparse
 import sys
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -7,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -17,7 +19,8 @@ import datamodules  # noqa: F401  so that short class names are known
 import lightning_modules  # noqa: F401
 import networks  # noqa: F401
 from cli.arguments import allowed_imports, option_values
-from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO, first_process
+from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO, first_process, newest_checkpoint
+from cli.cluster import SLURM, check_launch, slurm_environment, started_by
 from cli.errors import UsageError, explain_parsing, run_command
 from cli.precision import FASTER, fastest_precision, is_slow
 from cli.progress import ImagesBar
@@ -26,6 +29,7 @@ from cli.report import RunReport
 from cli.run_files import (
     SaveConfig,
     conflicts,
+    held_directory,
     new_run_directory,
     remove_run_directory,
     run_config,
@@ -42,6 +46,8 @@ DESCRIPTION = """
 Options stand on the command line or in --config files, of which the later wins over the earlier. A class path in a
 config may name this project, torch, lightning, torchvision and torchmetrics; --allow-import PACKAGE allows another.
 --inception_weights FILE is short for --scores.inception_weights FILE.
+fit --run_directory DIR trains in DIR, and goes on from the newest checkpoint there, if there is one: the same command
+starts a run and continues it, as a cluster needs it (docs/cluster.md).
 """
 
 
@@ -56,11 +62,13 @@ class FewstepCLI(LightningCLI):
         args: subcommand and options.
         ckpt_path: the checkpoint among them.
         stop: what stops a training run from outside.
+        directory: of a training run; None for the next number of its name.
     """
 
-    def __init__(self, args: list[str], ckpt_path: str | None, stop: StopGently):
+    def __init__(self, args: list[str], ckpt_path: str | None, stop: StopGently, directory: Path | None = None):
         self.stop = stop
-        self.run_directory: Path | None = None
+        self.given_directory = directory
+        self.run_directory: Path | None = directory
         self.name = run_name(args, ckpt_path)
         self.ckpt_path = ckpt_path
         options = {"exit_on_error": False, "allow_abbrev": False}
@@ -170,16 +178,20 @@ class FewstepCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         except BaseException:
             # a start that failed takes no number: what names this config's first run goes on to mean the next
-            if subcommand == "fit" and self.run_directory is not None and self.trainer.global_step == 0:
-                remove_run_directory(self.run_directory)
+            if self.trainer.global_step == 0:
+                self._remove_run_directory()
             raise
+
+    def _remove_run_directory(self) -> None:
+        if self.subcommand == "fit" and self.run_directory is not None and self.given_directory is None:
+            remove_run_directory(self.run_directory)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = self.config_init[self.subcommand]["trainer"]
         root = Path(settings["default_root_dir"])
-        if self.subcommand == "fit" and not settings["fast_dev_run"]:
+        if self.subcommand == "fit" and not settings["fast_dev_run"] and self.given_directory is None:
             self.run_directory = new_run_directory(root, self.name) if first_process() else root / self.name
-        elif self.ckpt_path is not None:
+        elif self.ckpt_path is not None and self.subcommand != "fit":
             self.run_directory = run_directory(self.ckpt_path)
         if settings["logger"] in (None, True) and self.run_directory is not None:
             path = self.run_directory.absolute()
@@ -187,8 +199,17 @@ class FewstepCLI(LightningCLI):
                 path.parent.parent, path.parent.name, path.name, default_hp_metric=False
             )
         plugins = settings["plugins"] or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), VerifiedCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), VerifiedCheckpointIO()]
+        if started_by() == SLURM and not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            plugins.append(slurm_environment())
+        kwargs["plugins"] = plugins
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+            check_launch(trainer)
+        except BaseException:
+            self._remove_run_directory()
+            raise
+        return trainer
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         keep = next(c for c in callbacks if isinstance(c, KeepCheckpoints))
@@ -222,19 +243,38 @@ def with_run_config(command: str, args: list[str], ckpt_path: str | None) -> lis
     return [command, "--config", run_config(ckpt_path), *args]
 
 
+def given_directory(args: Sequence[str]) -> tuple[list[str], Path | None]:
+    """Take `--run_directory DIR` out of the arguments: what is left, and the directory.
+
+    It is no option of a config, since a run that goes on elsewhere from a config would write into it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--run_directory", type=Path)
+    try:
+        known, rest = parser.parse_known_args(list(args))
+    except argparse.ArgumentError:
+        raise UsageError("--run_directory needs the path of a directory") from None
+    if known.run_directory is not None and known.run_directory.exists() and not known.run_directory.is_dir():
+        raise UsageError(f"--run_directory {known.run_directory}: this is no directory")
+    return rest, known.run_directory
+
+
 def train_or_score(command: str, args: Sequence[str]) -> int:
     """Run fit, validate or test, and return the exit code."""
 
     def run() -> None:
         rest, allow = allowed_imports(args)
         rest = [arg.replace(name := arg.partition("=")[0], ALIASES.get(name, name), 1) for arg in rest]
-        ckpt_path = next(reversed(option_values(rest, "--ckpt_path")), None)
+        rest, directory = given_directory(rest) if command == "fit" else (rest, None)
         stop = StopGently()
-        with restricted_imports(allow), stop if command == "fit" else nullcontext():
+        with restricted_imports(allow), held_directory(directory), stop if command == "fit" else nullcontext():
+            if directory is not None and (newest := newest_checkpoint(directory)):
+                rest = [*rest, f"--ckpt_path={newest}"]  # of several the last counts
+            ckpt_path = next(reversed(option_values(rest, "--ckpt_path")), None)
             try:
-                FewstepCLI(with_run_config(command, rest, ckpt_path), ckpt_path, stop)
+                FewstepCLI(with_run_config(command, rest, ckpt_path), ckpt_path, stop, directory)
             except SIGTERMException:
-                sys.exit(130 if stop.interrupted else 143)
+                sys.exit(stop.exit_code)
 
     quiet()
     return run_command(run)

@@ -15,9 +15,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from cli.errors import full_disk
 from evaluation.dashboard_writer import Method
 from evaluation.files import replacing
-from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.checkpoint import CheckpointError, read_checkpoint
 from lightning_modules.players import holds_gradients
 
 
@@ -25,21 +26,27 @@ class VerifiedCheckpointIO(CheckpointIO):
     """Writes through a temporary file in the same folder, with a `.sha256` beside it; reads with `read_checkpoint`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint to a local path."""
+        """Write a checkpoint to a local path; raises OSError that names it, and leaves what was there before."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(path.name + ".part")
-        with open(temporary, "wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        with open(temporary, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        _sidecar(path).unlink(
-            missing_ok=True
-        )  # killed between the two lines, the checkpoint stands unverified but whole
-        temporary.replace(path)
-        write_text(_sidecar(path), f"{digest}  {path.name}\n")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            with open(temporary, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            _sidecar(path).unlink(missing_ok=True)  # killed after this line, the checkpoint stands unverified but whole
+            temporary.replace(path)
+            write_text(_sidecar(path), f"{digest}  {path.name}\n")
+        except Exception as error:  # torch.save makes its own of a full disk
+            fault = full_disk(error)
+            if fault is None:
+                raise
+            raise OSError(fault.errno, fault.strerror, str(path)) from None
+        finally:
+            temporary.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint onto the CPU, always with weights_only=True; raises CheckpointError."""
@@ -87,17 +94,22 @@ class KeepCheckpoints(Checkpoint):
         return self.directory / "last.ckpt" if self.directory and self.written else None
 
     def setup(self, trainer: Trainer, pl_module: Method, stage: str) -> None:
-        if stage == "fit":
-            self.directory = trainer.strategy.broadcast(self.directory)
+        if stage != "fit":
+            return
+        self.directory = trainer.strategy.broadcast(self.directory)
+        if self.directory is not None and trainer.is_global_zero:  # of a run that goes on in its own directory
+            self.written = sorted(self.directory.glob("images_*.ckpt"))
+            for part in self.directory.glob("*.part"):  # of a process that was killed while it wrote
+                part.unlink()
+        self.written = trainer.strategy.broadcast(self.written)
 
     def on_train_start(self, trainer: Trainer, pl_module: Method) -> None:
         self.saved_at = pl_module.images_seen
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int) -> None:
         every = self.every_n_images or max(1, min(pl_module.total_images // 10, 5_000_000))
-        # gradients held over for the next batch are not saved, so not in the middle of an accumulation
-        step_taken = (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not holds_gradients(pl_module)
-        if pl_module.images_seen // every > self.saved_at // every and step_taken:
+        due = pl_module.images_seen // every > self.saved_at // every
+        if due and step_is_whole(trainer, pl_module, batch_idx):
             self._save(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
@@ -107,7 +119,8 @@ class KeepCheckpoints(Checkpoint):
         # Raised between two batches. After any other exception a step may have been taken by half.
         if isinstance(exception, SIGTERMException):
             self._save(trainer, pl_module)
-        if isinstance(exception, SIGTERMException | FloatingPointError) and trainer.is_global_zero and self.last:
+        told = isinstance(exception, SIGTERMException | FloatingPointError) or full_disk(exception)
+        if told and trainer.is_global_zero and self.last:
             print(f"{self.written[-1]} is the last checkpoint; to go on:")
             print(f"  {program()} fit --ckpt_path {shlex.quote(str(self.last))}", flush=True)
 
@@ -117,12 +130,42 @@ class KeepCheckpoints(Checkpoint):
         path = self.directory / f"images_{pl_module.images_seen:012d}.ckpt"
         trainer.save_checkpoint(path, weights_only=False)
         self.saved_at = pl_module.images_seen
-        self.written.append(path)
+        self.written = [*(p for p in self.written if p != path), path]
         if not trainer.is_global_zero:
             return
         _link(path, self.directory / "last.ckpt")
         while len(self.written) > self.keep:
             trainer.strategy.remove_checkpoint(self.written.pop(0))
+
+
+def step_is_whole(trainer: Trainer, pl_module: Method, batch_idx: int) -> bool:
+    """Whether no gradients are held over for the next batch, which a checkpoint would lose."""
+    return (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and not holds_gradients(pl_module)
+
+
+def newest_checkpoint(directory: Path) -> Path | None:
+    """The newest checkpoint of a run's directory that can be read; None where there is none at all.
+
+    By their names, since clocks differ between machines; a damaged one is told and left out.
+
+    Raises:
+        CheckpointError: none of them can be read.
+    """
+    folder = directory / "checkpoints"
+    found = [*sorted(folder.glob("images_*.ckpt"), reverse=True), folder / "last.ckpt"]
+    faults = []
+    for path in (p for p in found if p.is_file()):
+        try:
+            read_checkpoint(path)
+        except CheckpointError as error:
+            faults.append(error)
+            continue
+        if faults and first_process():
+            print(f"note: {faults[0]}; {path} is used", flush=True)
+        return path
+    if faults:
+        raise faults[0]
+    return None
 
 
 def _link(path: Path, link: Path) -> None:
@@ -140,7 +183,8 @@ def _link(path: Path, link: Path) -> None:
 
 def first_process() -> bool:
     """Whether this process is the first of its run, also before there is a Trainer."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    # where Lightning itself starts a host's other processes, the host's first one has no rank before
+    return getattr(rank_zero_only, "rank", 0) == 0 and int(os.environ.get("NODE_RANK", "0")) == 0
 
 
 def program() -> str:

@@ -1,6 +1,7 @@
 """Errors as one line for the person who typed the command, exit code 2. What is not their doing keeps its traceback."""
 
 import difflib
+import errno
 import inspect
 import linecache
 import re
@@ -15,6 +16,10 @@ PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules",
 """Top-level packages whose ValueErrors are written for the user."""
 # torch refuses a learning rate of -1, and Lightning an accelerator it does not know, in words that are good enough
 TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says where no more can be written."""
 
 
 class UsageError(ValueError):
@@ -49,7 +54,7 @@ def run_command(run: Callable[[], None]) -> int:
         line = explain(error)
         if line is None:
             raise
-        return fail(line)
+        return fail(line, 1 if full_disk(error) else 2)
     finally:
         sys.stdout.flush()
     return 0
@@ -69,6 +74,8 @@ def explain(error: BaseException) -> str | None:
     That is: an unusable checkpoint, a missing file, a place that cannot be written to, a setting that Lightning
     refuses, a ValueError raised by this project's own code or by an optimizer, and weights that do not fit the model.
     """
+    if fault := full_disk(error):
+        return f"{fault.filename or 'a file'} cannot be written: {str(fault.strerror).lower()}"
     for cause in reversed(cause_chain(error)):
         text = str(cause)
         if isinstance(cause, UsageError) or type(cause).__name__ == "MisconfigurationException":
@@ -84,6 +91,15 @@ def explain(error: BaseException) -> str | None:
             lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             return f"the checkpoint's weights do not fit the model: {lines[0] if lines else text}{more}"
+    return None
+
+
+def full_disk(error: BaseException | None) -> OSError | None:
+    """What the system said where there was no room for a file, also behind an error that came of it."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in FULL:
+            return error
+        error = error.__cause__ or error.__context__
     return None
 
 

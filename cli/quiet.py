@@ -2,7 +2,10 @@
 
 import logging
 import re
+import threading
 import warnings
+
+from cli.errors import full_disk
 
 ADVERTS = (
     "💡 Tip",
@@ -64,9 +67,16 @@ def _format(
     return _default_format(message, category, filename, lineno, line)
 
 
+def _thread_failed(failure: threading.ExceptHookArgs) -> None:
+    """TensorBoard's thread hands a full disk to the main thread, which says it."""
+    if not full_disk(failure.exc_value):
+        threading.__excepthook__(failure)
+
+
 def quiet() -> None:
     """Leave out Lightning's adverts and the warnings that are known to be harmless here; print others in one line."""
     warnings.formatwarning = _format
+    threading.excepthook = _thread_failed
     for name in ("lightning.pytorch", "lightning.fabric"):
         for logger in (name, f"{name}.utilities.rank_zero", f"{name}.utilities.seed", f"{name}.utilities.distributed"):
             if not any(isinstance(f, _NoAdverts) for f in logging.getLogger(logger).filters):

@@ -1,8 +1,11 @@
 """A run's directory: where it is, the configuration in it, and what of that a user's choices contradict."""
 
+import fcntl
+import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +42,30 @@ def new_run_directory(root: Path, name: str) -> Path:
             return directory
         except FileExistsError:
             number += 1
+
+
+@contextmanager
+def held_directory(directory: Path | None) -> Iterator[None]:
+    """Make a run's directory and keep other runs out of it while the block lasts, and after a kill no longer.
+
+    The first process does it for all.
+
+    Raises:
+        UsageError: another run holds it.
+    """
+    if directory is None or not first_process():
+        yield
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    lock = os.open(directory / "lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"--run_directory {directory}: another process trains there") from None
+        yield
+    finally:
+        os.close(lock)
 
 
 def remove_run_directory(directory: Path) -> None:

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from diffusion.denoisers import BidirectionalDenoiser
 from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
+from diffusion.sharding import gathered
 from evaluation.dashboard_writer import Interval, Method, tensorboard_of
 from evaluation.grids import Picture, image_grid, scatter_plot
 from evaluation.inversion import squared_error
@@ -65,19 +66,19 @@ class SampleGrids(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: Method, batch: Any, batch_idx: int) -> None:
         writer = tensorboard_of(trainer)
-        if writer is None or not trainer.is_global_zero:
+        if writer is None:
             return
-        if self.known is None:
+        if self.known is None and trainer.is_global_zero:
             self.known = self._known(trainer, pl_module, batch)
             show(writer, pl_module, "real/training_data", self._picture(pl_module, batch[0]))
         # not at the end of the batch, where the order of callbacks decides whether the averages are updated already
         if self.interval.due(pl_module):
-            self._draw(writer, pl_module)
+            self._draw(trainer, writer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
         writer = tensorboard_of(trainer)
-        if writer is not None and trainer.is_global_zero and pl_module.images_seen > self.interval.last:
-            self._draw(writer, pl_module)
+        if writer is not None and pl_module.images_seen > self.interval.last:
+            self._draw(trainer, writer, pl_module)
 
     def _known(self, trainer: Trainer, pl_module: Method, batch: Any) -> tuple[Tensor, Tensor | None]:
         """Images spread over the test split; without one, and for 2-D data, the first batch."""
@@ -90,9 +91,13 @@ class SampleGrids(Callback):
         x0 = from_uint8(images[rows].to(pl_module.device))
         return x0, None if labels is None else labels[rows].to(pl_module.device)
 
-    @torch.no_grad()
-    def _draw(self, writer: SummaryWriter, pl_module: Method) -> None:
+    def _draw(self, trainer: Trainer, writer: SummaryWriter, pl_module: Method) -> None:
         self.interval.last = pl_module.images_seen
+        with gathered(pl_module.ema_denoiser), torch.no_grad():  # all processes, if their weights are divided
+            if trainer.is_global_zero:
+                self._draw_all(writer, pl_module)
+
+    def _draw_all(self, writer: SummaryWriter, pl_module: Method) -> None:
         for steps in self.steps:
             if steps not in self.refused:
                 self._draw_samples(writer, pl_module, steps)

@@ -11,6 +11,7 @@ from lightning_modules.kd import KDModule
 from lightning_modules.pd import PDModule
 from lightning_modules.radam import RAdam
 from lightning_modules.rectified_flow import RectifiedFlowModule
+from lightning_modules.sharding import FullySharded
 from lightning_modules.siddm import SIDDMModule
 from lightning_modules.ufogen import UFOGenModule
 
@@ -21,6 +22,7 @@ __all__ = [
     "CTModule",
     "DDGANModule",
     "DiffusionModule",
+    "FullySharded",
     "KDModule",
     "PDModule",
     "RAdam",

@@ -25,7 +25,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from diffusion.denoisers import BidirectionalDenoiser, edm_scalings
 from diffusion.ema import EMA
@@ -33,6 +32,7 @@ from diffusion.noise import expand, perturb
 from diffusion.pairs import PairLaw
 from diffusion.rng import ImageNoise, has_dropout, shared_dropout
 from diffusion.samplers import inversion_start, invert, mixed
+from diffusion.sharding import frozen_pass
 from lightning_modules.checkpoint import start_from
 from lightning_modules.radam import RAdam
 from lightning_modules.run import (
@@ -198,8 +198,7 @@ class BCMModule(LightningModule):
 
     def frozen(self, x: Tensor, sigma: Tensor, label: Tensor | None) -> Tensor:
         """The denoiser whose weights get no gradient, while its input does."""
-        weights = {name: parameter.detach() for name, parameter in self.denoiser.named_parameters()}
-        return functional_call(self.denoiser, weights, (x, sigma, label))
+        return frozen_pass(self.denoiser, x, sigma, label)
 
     def loss(self, x0: Tensor, label: Tensor | None = None, position: int | None = None) -> Tensor:
         """The loss of each image (B,) at the draws of a step; x0 (B, C, H, W) in [-1, 1], label (B,) or None."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from diffusion.adversarial import Critic
 from diffusion.denoisers import Denoiser, FlowDenoiser
 from diffusion.ema import EMA
+from diffusion.sharding import divided_like
 
 # Packages a class path in a config or a checkpoint may name: a class path is code that will run.
 ALLOWED_PACKAGES = (
@@ -59,7 +60,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values. The message names
-            the newest other checkpoint beside it.
+            the newest other checkpoint beside it, by name.
     """
     path = Path(path)
     if not path.is_file():
@@ -74,7 +75,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).split("\n")[0][:200] or type(error).__name__
         others = [p for p in path.parent.glob("*.ckpt") if not p.samefile(path)]  # last.ckpt may be a link
-        previous = max(others, key=lambda p: p.stat().st_mtime, default=None)
+        previous = max(others, key=lambda p: p.name, default=None)  # clocks differ, and images are counted
         hint = f"; the previous one is {previous}" if previous else ""
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from None
     return checkpoint
@@ -202,6 +203,7 @@ def frozen_denoiser(module: Any) -> Denoiser:
 
 def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLike[str]) -> None:
     own = network.state_dict()
+    source = {key: divided_like(value, own[key]) if key in own else value for key, value in source.items()}
     latent = {key for key in own if ".mapping." in key}  # a diffusion model has none: that part starts anew
     faults = {
         "it lacks": sorted(set(own) - set(source) - latent),

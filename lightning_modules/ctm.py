@@ -26,7 +26,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from diffusion.denoisers import Denoise, TrajectoryDenoiser
 from diffusion.distances import SquaredL2
@@ -36,6 +35,7 @@ from diffusion.noise import perturb
 from diffusion.paths import TrajectoryLaw
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.samplers import gamma_sampling, levels_for
+from diffusion.sharding import frozen_pass
 from diffusion.solvers import Step, heun_step, solve
 from diffusion.weightings import EDMWeight
 from lightning_modules.balance import gradient_ratio, last_weight
@@ -161,8 +161,7 @@ class CTMModule(LightningModule):
         """G of the target network: its weights get no gradient, while its input x does; to sigma_min by default."""
         if self.target is not None:
             return self.target(x, sigma, label, target)
-        weights = {name: parameter.detach() for name, parameter in self.denoiser.named_parameters()}
-        return functional_call(self.denoiser, weights, (x, sigma, label, target))
+        return frozen_pass(self.denoiser, x, sigma, label, target)
 
     @torch.no_grad()
     def follow(self, x_t: Tensor, path: Tensor, label: Tensor | None, dropout_seed: int) -> Tensor:

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from diffusion.denoisers import Denoiser
 from diffusion.rng import Draws, has_dropout
+from diffusion.sharding import whole
+from lightning_modules.checkpoint import CheckpointError
 
 
 class StepOutput(TypedDict):
@@ -85,6 +87,10 @@ class CountImages(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        if trainer.world_size > 1:  # a shared folder may show a new file to some hosts before the others
+            first = trainer.strategy.broadcast(pl_module.images_seen)
+            if trainer.strategy.reduce_boolean_decision(first != pl_module.images_seen, all=False):
+                raise CheckpointError("the processes go on from different checkpoints: name one by --ckpt_path")
         if pl_module.images_seen >= pl_module.total_images:
             rank_zero_info(f"The run is complete: {pl_module.images_seen:,} of {pl_module.total_images:,} images seen.")
             trainer.should_stop = True  # the loop asks before its first step
@@ -193,7 +199,7 @@ class SkipNonFinite(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: torch.optim.Optimizer) -> None:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norms = torch._foreach_norm([p.grad for p in parameters])
-        norm = torch.linalg.vector_norm(torch.stack(norms))
+        norm = whole(torch.linalg.vector_norm(torch.stack(norms)))
         place = next((i for i, known in enumerate(self.optimizers) if known is optimizer), 0)
         if place == 0:
             self.grad_norm = norm

@@ -57,7 +57,7 @@ def remedy(path: str) -> str:
     parts = Path(path).parts
     is_run = len(parts) >= 4 and parts[-2] == "checkpoints"
     others = Path(path).parents[2].glob(f"*/checkpoints/{parts[-1]}") if is_run else iter(())
-    newest = max(others, key=lambda p: p.stat().st_mtime, default=None)
+    newest = max(others, key=lambda p: (len(p.parts[-3]), p.parts[-3]), default=None)  # by number
     if newest is not None:
         return f"the newest one beside it is --model.init_args.teacher {newest}"
     name = parts[-4] if is_run else "diffusion"

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from networks.latent import MappingNetwork
 from networks.loading import load_parts
@@ -143,8 +144,12 @@ class LevelEmbedding(nn.Module):
     @torch.no_grad()
     def reset_join(self) -> None:
         """W = [I; 0]."""
-        eye = torch.eye(self.join.out_features, device=self.join.weight.device)
-        self.join.weight.copy_(torch.cat([eye, torch.zeros_like(eye)], dim=1))
+        held = self.join.weight
+        eye = torch.eye(self.join.out_features, device=held.device)
+        weight = torch.cat([eye, torch.zeros_like(eye)], dim=1)
+        if isinstance(held, DTensor):  # of a network whose weights are divided among processes
+            weight = distribute_tensor(weight, held.device_mesh, held.placements, src_data_rank=None)
+        held.copy_(weight)
 
     def forward(
         self, c_noise: Tensor, label: Tensor | None, c_target: Tensor | None, latent: Tensor | None = None

@@ -20,3 +20,24 @@ def flow(tmp_path_factory):
     """The checkpoint of a RectifiedFlowModule of a few steps, with the network of `small_runs.config`."""
     run = fit(tmp_path_factory.mktemp("flow"), config("RectifiedFlowModule", images=256), name="flow")
     return str(run / "checkpoints" / "last.ckpt")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--kills", type=int, default=20, help="tests/torture: kill -9 of each method")
+    parser.addoption("--steps", type=int, default=5000, help="tests/torture: of the runs whose memory is watched")
+    parser.addoption("--kill_seed", type=int, default=0, help="tests/torture: of the moments")
+
+
+@pytest.fixture
+def kills(request):
+    return request.config.getoption("--kills")
+
+
+@pytest.fixture
+def kill_seed(request):
+    return request.config.getoption("--kill_seed")
+
+
+@pytest.fixture
+def steps(request):
+    return request.config.getoption("--steps")
