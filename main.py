@@ -16,6 +16,7 @@ COMMANDS = {
     "restore": "inpaint, colourise, upscale, unblur or repair JPEGs with a checkpoint, and score it",
     "edit": "images of one class made into another, by inversion",
     "interpolate": "the images between two real ones, by inversion",
+    "demo": "a page on this machine where models are tried by drawing (needs Gradio)",
     "reference": "mean and covariance of real images' features, as a file to score against",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
@@ -87,6 +88,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.edit import interpolate
 
         return interpolate(args[1:])
+    if command == "demo":
+        from cli.demo import demo
+
+        return demo(args[1:])
     if command == "reference":
         from cli.reference import reference
 
