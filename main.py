@@ -16,6 +16,7 @@ COMMANDS = {
     "restore": "inpaint, colourise, upscale, unblur or repair JPEGs with a checkpoint, and score it",
     "edit": "images of one class made into another, by inversion",
     "interpolate": "the images between two real ones, by inversion",
+    "demo": "a page on this machine where models are tried by drawing (needs Gradio)",
     "reference": "mean and covariance of real images' features, as a file to score against",
     "import": "a checkpoint from weights of openai/consistency_models, BCM, EDM or diffusers",
     "export": "a checkpoint's weights for others: safetensors, diffusers, ONNX, a folder for the Hub",
@@ -90,6 +91,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.edit import interpolate
 
         return interpolate(args[1:])
+    if command == "demo":
+        from cli.demo import demo
+
+        return demo(args[1:])
     if command == "reference":
         from cli.reference import reference
 

@@ -11,7 +11,7 @@ clean training images. Rows of what was given, of the clean images and, under wh
 import argparse
 import contextlib
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,28 +20,25 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import record
-from cli import restore
 from cli.data import load_data
 from cli.errors import UsageError
-from cli.inputs import Inputs, test_images
-from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, Case, control, method_for, operator_for
+from cli.restore_methods import INVERTING, MANY_STEP, methods_of
+from cli.restore_run import Restored, Restorer, Way
+from cli.restore_tasks import Damage
+from cli.restore_trial import Judge, Trial
 from cli.run_files import read_text, run_config
-from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
-from diffusion.pixels import from_uint8, to_uint8
-from evaluation.features import FeatureNetwork, Features, extract, feature_network_for
-from evaluation.generate import Meter
+from evaluation.features import extract, feature_network_for
 from evaluation.grids import image_grid, save_png
 from evaluation.restoration import psnr
 from lightning_modules.checkpoint import load_module
 
-Method = Callable[[Case], Tensor]
-TASKS: dict[str, tuple[str, ...]] = {
-    "inpaint": ("--task", "inpaint"),
-    "upscale 2": ("--task", "upscale", "--factor", "2"),
-    "upscale 4": ("--task", "upscale", "--factor", "4"),
-    "unblur": ("--task", "unblur"),
-    "colourise": ("--task", "colourise"),
-    "jpeg 10": ("--task", "jpeg", "--quality", "10"),
+TASKS = {
+    "inpaint": Damage("inpaint"),
+    "upscale 2": Damage("upscale", factor=2),
+    "upscale 4": Damage("upscale", factor=4),
+    "unblur": Damage("unblur"),
+    "colourise": Damage("colourise"),
+    "jpeg 10": Damage("jpeg", quality=10),
 }
 STEPS = {"few": (1, 2, 4, 8), "many": (20, 100)}
 LEVELS = {"zero-shot": (1.0, 2.0, 5.0), "corrected": (1.0, 2.0, 5.0), "blind": (0.1, 0.2, 0.4)}
@@ -73,107 +70,66 @@ class Row:
     scores: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Judge:
-    """The feature network and the clean training images' features."""
-
-    network: FeatureNetwork
-    reference: Features
-
-    def distance(self, images: Tensor) -> dict[str, float]:
-        """The first distance of `scores_against`, by its name."""
-        features = extract(self.network, images)
-        n, m = self.network.compared(len(features), len(self.reference))
-        found = self.network.scores_against(features.first(n), self.reference.subset(m))
-        name = next(iter(found))
-        return {name: found[name]}
-
-
 class Bench:
     """One model on one task.
 
     Args:
         model: its name.
         module: in evaluation mode.
-        path: the checkpoint.
         task: of `TASKS`.
+        images, labels: of the test split, uint8 (N, C, H, W) and (N,) or None.
         judge: of the results.
         count: test images that are scored; as many others choose the first level.
     """
 
-    def __init__(self, model: str, module: Any, path: str, task: str, judge: Judge, count: int):
-        self.model, self.module, self.path, self.task, self.judge = model, module, path, task, judge
-        self.count = count
+    def __init__(
+        self, model: str, module: Any, task: str, images: Tensor, labels: Tensor | None, judge: Judge, count: int
+    ):
+        self.model, self.task, self.images, self.judge, self.count = model, task, images, judge, count
+        self.restorer = Restorer(module)
+        self.labels = labels if module.num_classes else None
 
-    def options(self, *more: str, first: int = 0, seed: int = 0) -> argparse.Namespace:
-        """As typed for `restore`; the images from `first` on, with noise of other seeds for every `seed`."""
-        options = restore.parser().parse_args(
-            ["--ckpt_path", self.path, *TASKS[self.task], "--seeds", f"{first}-{first + self.count - 1}", *more]
-        )
-        options.noise = [i + 1_000_000 * seed for i in options.seeds]
-        return options
+    def trial(self, first: int = 0, seed: int = 0) -> Trial:
+        """The images from `first` on, with noise of other seeds for every `seed`."""
+        rows = range(first, first + self.count)
+        label = None if self.labels is None else self.labels[rows.start : rows.stop]
+        seeds = [i + 1_000_000 * seed for i in rows]
+        return Trial.of(TASKS[self.task], self.images[rows.start : rows.stop], label, seeds)
 
-    def given(self, options: argparse.Namespace) -> tuple[Inputs, Any, Tensor]:
-        """The clean images, the operator and the measurement."""
-        inputs, operator = test_images(options, self.module), operator_for(options, self.module.image_shape)
-        return inputs, operator, operator.measure(from_uint8(inputs.images))
-
-    def made(self, options: argparse.Namespace, run: Method, meter: Meter) -> Tensor:
-        """Results of a method (N, C, H, W) uint8."""
-        inputs, operator, y = self.given(options)
-        levels = restore.levels_for(options, self.module)
-        device, labels = torch.device("cpu"), inputs.labels
-        return restore.restored(
-            run, options, self.module, operator, y, options.noise, labels, levels, device, meter
-        )  # fmt: skip
-
-    def run(self, options: argparse.Namespace, controlled: bool = False) -> tuple[Row, Tensor]:
+    def run(self, way: Way, seed: int, controlled: bool = False) -> tuple[Row, Tensor]:
         """The row of a method, or of its control, and the results."""
-        meter = Meter(self.module.ema_denoiser.network)
-        images = self.made(options, control if controlled else method_for(options.method, self.module), meter)
-        levels = (options.small,) if controlled else restore.levels_for(options, self.module)
-        method, seed = "control" if controlled else options.method, options.noise[0] // 1_000_000
-        scores, milliseconds = self.scores(images, options), 1000 * meter.seconds_per_image
-        row = Row(self.task, self.model, method, len(levels), levels[0], seed, meter.nfe, milliseconds, scores)
-        return row, images
+        trial = self.trial(seed=seed)
+        made: Restored = (self.restorer.control if controlled else self.restorer.restore)(trial.problem, way)
+        scores, milliseconds = trial.scores(made.images, self.judge), 1000 * made.seconds_per_image
+        levels = made.levels
+        row = Row(self.task, self.model, made.method, len(levels), levels[0], seed, made.nfe, milliseconds, scores)
+        return row, made.images
 
     def beside(self) -> list[tuple[Row, Tensor]]:
         """What was given and the clean images."""
-        options = self.options()
-        inputs, operator, y = self.given(options)
-        images = {"given": to_uint8(operator.pseudo_inverse(y).clamp(-1, 1)), "clean": inputs.images}
+        trial = self.trial()
         return [
-            (Row(self.task, self.model, name, None, None, 0, 0.0, None, self.scores(x, options)), x)
-            for name, x in images.items()
+            (Row(self.task, self.model, name, None, None, 0, 0.0, None, trial.scores(x, self.judge)), x)
+            for name, x in trial.beside().items()
         ]
 
-    def scores(self, images: Tensor, options: argparse.Namespace) -> dict[str, float]:
-        """Means."""
-        inputs, operator, y = self.given(options)
-        found = restore.scores_of(images, inputs.images, operator, y)
-        return {name: statistics.fmean(values) for name, values in found.items()} | self.judge.distance(images)
-
-    def best_level(self, method: str, steps: int) -> tuple[str, ...]:
-        """The first level with the best PSNR on other images."""
-        tried = {}
+    def best_level(self, method: str, steps: int) -> float | None:
+        """The first level with the best PSNR on other images; None for the method's own."""
+        tried, trial = {}, self.trial(first=self.count)
         for level in LEVELS.get(method, ()):
-            options = self.options("--method", method, "--steps", str(steps), "--level", str(level), first=self.count)
             with contextlib.suppress(UsageError):  # a ladder that has not so many rungs below
-                meter = Meter(self.module.ema_denoiser.network)
-                images = self.made(options, method_for(method, self.module), meter)
-                tried[level] = float(psnr(images, self.given(options)[0].images).mean())
-        return ("--level", str(max(tried, key=lambda level: tried[level]))) if tried else ()
+                made = self.restorer.restore(trial.problem, Way(method, steps, level))
+                tried[level] = float(psnr(made.images, trial.truth).mean())
+        return max(tried, key=lambda level: tried[level]) if tried else None
 
 
-def methods_of(module: Any) -> dict[str, tuple[int, ...]]:
+def numbers_of(module: Any) -> dict[str, tuple[int, ...]]:
     """Names of the methods of a model, with the numbers of levels that they are run at."""
-    denoise = module.ema_denoiser
-    if type(denoise) is EDMDenoiser:
-        return {name: STEPS["many"] if name != "repaint" else STEPS["many"][:1] for name in MANY_STEP}
-    names = [*FEW_STEP, *(INVERTING if isinstance(denoise, BidirectionalDenoiser) else ())]
-    ladder = getattr(module, "ladder", None)
+    offered, ladder = methods_of(module), getattr(module, "ladder", None)
+    if offered is MANY_STEP:
+        return {name: STEPS["many"] if name != "repaint" else STEPS["many"][:1] for name in offered}
     steps = tuple(n for n in STEPS["few"] if ladder is None or n < ladder.steps)
-    return {name: tuple(n for n in steps if name not in INVERTING or n < 8) for name in names}
+    return {name: tuple(n for n in steps if name not in INVERTING or n < 8) for name in offered}
 
 
 def rows_of(bench: Bench, seeds: Sequence[int], pictures: dict[str, Tensor]) -> Iterator[Row]:
@@ -181,20 +137,19 @@ def rows_of(bench: Bench, seeds: Sequence[int], pictures: dict[str, Tensor]) -> 
     for row, images in bench.beside():
         pictures[row.method] = images[:12]
         yield row
-    for method, numbers in methods_of(bench.module).items():
+    for method, numbers in numbers_of(bench.restorer.module).items():
         for steps in numbers:
-            level = bench.best_level(method, steps)
+            way = Way(method, steps, bench.best_level(method, steps))
             for seed in seeds:
-                options = bench.options("--method", method, "--steps", str(steps), *level, seed=seed)
                 try:
-                    row, images = bench.run(options)
+                    row, images = bench.run(way, seed)
                 except (ValueError, UsageError) as error:  # an operator that the method is not made for
                     print(f"{bench.task}, {bench.model}, {method}: {error}")
                     break
                 pictures[f"{bench.model}, {method} {steps}"] = images[:12]
                 yield row
                 if method in INVERTING and steps == numbers[0]:
-                    yield bench.run(options, controlled=True)[0]
+                    yield bench.run(way, seed, controlled=True)[0]
 
 
 def table(rows: Sequence[Row], task: str) -> Any:
@@ -241,11 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for task in options.tasks:
         for model, path in paths.items():
             module: Any = load_module(path)
+            data: Any = load_data(read_text(run_config(path)))
             if judge is None:
-                data: Any = load_data(read_text(run_config(path)))
                 network = feature_network_for(module.image_shape)
                 judge = Judge(network, extract(network, data.uint8_images("train")[0]))
-            bench = Bench(model, module, path, task, judge, options.count)
+            bench = Bench(model, module, task, *data.uint8_images("test"), judge, options.count)
             rows += rows_of(bench, options.seeds, pictures[task])
         Console(width=120).print(table([r for r in rows if r.task == task], task))
     if options.picture:

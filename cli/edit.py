@@ -9,12 +9,12 @@ from cli.arguments import OneLineParser, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
 from cli.inputs import at, given_images, in_batches, one_class, save_images, test_images, wanted_labels
+from cli.inversion_ways import between, inverts, seeded, ways_of
 from cli.invert import stacked
 from cli.sample import add_checkpoint_options, find_device
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from torch import Tensor
 
@@ -58,7 +58,7 @@ def _edit(options: "argparse.Namespace") -> None:
     inputs = given_images(options, module) if options.input is not None else test_images(options, module)
     source = wanted_labels(options, module, inputs, "--from")
     target = one_class("--to", options.to, module, len(inputs.images))
-    up, down = _ways(options, module)
+    up, down = ways_of(module, options.steps, options.small)
 
     def regenerate(noise: Any, rows: "Tensor", to: "Tensor | None") -> "Tensor":
         x0 = from_uint8(inputs.images[rows]).to(device)
@@ -98,9 +98,7 @@ def _interpolate(options: "argparse.Namespace") -> None:
     import torch
 
     from diffusion.pixels import from_uint8, to_uint8
-    from diffusion.rng import ImageNoise
     from evaluation.grids import image_grid, save_png
-    from tasks.few_step import slerp
 
     if options.frames < 2:
         raise UsageError(f"--frames {options.frames}: the two ends are at least two")
@@ -111,17 +109,13 @@ def _interpolate(options: "argparse.Namespace") -> None:
     labels = wanted_labels(options, module, inputs)
     first, second = inputs.images[::2], inputs.images[1::2]
     label = None if labels is None else labels[::2]
-    up, down = _ways(options, module)
+    ways = ways_of(module, options.steps, options.small)
     meter, shown = _meter(module), []
     for rows in torch.arange(len(first)).split(options.batch_size):
-        chosen = at(label, rows, device)
+        x0, x1 = (from_uint8(images[rows]).to(device) for images in (first, second))
+        noise = seeded([inputs.seeds[2 * i] for i in rows.tolist()], module, device)
         with meter.batch(options.frames * len(rows), device), torch.inference_mode():
-            ends = []
-            for images in (first, second):  # of the same initial noise
-                noise = ImageNoise([inputs.seeds[2 * i] for i in rows.tolist()], module.image_shape, device)
-                ends.append(up(from_uint8(images[rows]).to(device), noise, chosen))
-            shares = [i / (options.frames - 1) for i in range(options.frames)]
-            frames = torch.stack([down(slerp(ends[0], ends[1], share), chosen) for share in shares], 1)
+            frames = between(ways, x0, x1, options.frames, noise, at(label, rows, device))
         frames = torch.stack([to_uint8(row).cpu() for row in frames])
         shown.append(torch.cat([first[rows, None], frames, second[rows, None]], 1))
     pictures = torch.cat(shown).flatten(0, 1)
@@ -140,49 +134,17 @@ def _loaded(options: "argparse.Namespace") -> tuple[Any, Any]:
         UsageError: its model cannot invert.
     """
     from cli.quiet import quiet
-    from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
     from lightning_modules.checkpoint import load_module
 
     quiet()
     device = find_device(options.device)
     module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
-    if not (isinstance(module.ema_denoiser, BidirectionalDenoiser) or type(module.ema_denoiser) is EDMDenoiser):
+    if not inverts(module):
         raise UsageError(
             f"{options.ckpt_path} holds a {type(module).__name__}, whose model goes from noise to data only: inversion "
             "needs a BCMModule or a DiffusionModule"
         )
     return module, device
-
-
-def _ways(options: "argparse.Namespace", module: Any) -> "tuple[Callable[..., Tensor], Callable[..., Tensor]]":
-    """From images to their noise, `(x0, noise, label)`, and from noise to images, `(x, label)`.
-
-    One evaluation each with a bidirectional model, the ODE by Heun's method with a diffusion model.
-
-    Raises:
-        UsageError: --small is no level below sigma_max.
-    """
-    from diffusion.denoisers import BidirectionalDenoiser
-    from diffusion.grids import KarrasGrid
-    from diffusion.solvers import heun_step
-    from tasks.bidirectional import invert_images
-    from tasks.sde_edit import ddim_inversion, follow
-
-    denoise = module.ema_denoiser
-    low, high = denoise.sigma_min, denoise.sigma_max
-    if not isinstance(denoise, BidirectionalDenoiser):
-        down = tuple(KarrasGrid().levels(options.steps + 1, low, high))
-        return (
-            lambda x0, noise, label: ddim_inversion(denoise, x0, down[::-1], label, step=heun_step),
-            lambda x, label: follow(denoise, x, down, label, heun_step),
-        )
-    small = module.inversions[0][0] if options.small is None else options.small
-    if not 0 <= small < high:
-        raise UsageError(f"--small {small:g}: it must lie in [0, {high:g})")
-    return (
-        lambda x0, noise, label: invert_images(denoise, x0, (small, high), noise, label, sigma_min=low),
-        lambda x, label: denoise(x, high, label),
-    )
 
 
 def _meter(module: Any) -> Any:

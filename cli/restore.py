@@ -6,21 +6,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.arguments import OneLineParser, parse_seeds, positive
 from cli.errors import UsageError, run_command
-from cli.image_to_image import SHOWN, levels_down
-from cli.inputs import Inputs, at, check_results, in_batches, names_of, save_images, test_images, wanted_labels
+from cli.image_to_image import SHOWN
+from cli.inputs import Inputs, check_results, names_of, save_images, test_images, wanted_labels
 from cli.invert import stacked
-from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, TASKS, Case, control, method_for, operator_for
+from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, method_named
+from cli.restore_run import Problem, Restored, Restorer, Way
+from cli.restore_tasks import TASKS, Damage, read_mask
 from cli.sample import add_checkpoint_options, find_device
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Callable
 
     from torch import Tensor
-
-
-FIRST = {"blind": 0.3}
-"""First noise level of the methods that do not start at 2; what inverts goes up to sigma_max."""
 
 
 class Given(NamedTuple):
@@ -72,8 +69,7 @@ def restore(args: Sequence[str]) -> int:
 
 def _restore(options: "argparse.Namespace") -> None:
     from cli.quiet import quiet
-    from diffusion.pixels import from_uint8, to_uint8
-    from evaluation.generate import Meter
+    from diffusion.pixels import from_uint8
     from evaluation.grids import save_png
     from evaluation.report import write_json
     from lightning_modules.checkpoint import load_module
@@ -81,113 +77,50 @@ def _restore(options: "argparse.Namespace") -> None:
     quiet()
     device = find_device(options.device)
     module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
-    run = method_for(options.method, module)
-    operator = operator_for(options, module.image_shape)
+    way = Way(method_named(options.method, module), options.steps, options.level, options.small)
+    operator = damage_of(options, module).operator(module.image_shape)
     given = given_images(options, module)
     inputs, truth = given.inputs, given.inputs.images if given.clean else None
-    labels = wanted_labels(options, module, inputs)
     y = operator.measure(from_uint8(inputs.images)) if given.clean else measured(options, inputs.images)
-    levels = levels_for(options, module)
-    meter, again = (Meter(module.ema_denoiser.network) for _ in range(2))
-    case = (options, module, operator, y, inputs.seeds, labels, levels, device)
-    made = restored(run, *case, meter)
-    shown = {"restored": made, "given": to_uint8(operator.pseudo_inverse(y).clamp(-1, 1))}
-    if run in INVERTING.values():
-        shown["control"] = restored(control, *case, again)
+    problem = Problem(operator, y, wanted_labels(options, module, inputs), inputs.seeds)
+    restorer = Restorer(module, device, options.batch_size)
+    made = restorer.restore(problem, way)
+    shown = {"restored": made.images, "given": problem.given()}
+    if way.method in INVERTING:
+        shown["control"] = restorer.control(problem, way).images
     if truth is not None:
         shown["clean"] = truth
-    save_images(made, inputs.names, options.out)
+    save_images(made.images, inputs.names, options.out)
     rows = [shown[name][:SHOWN] for name in ("given", "restored", "clean") if name in shown]
     save_png(stacked(*rows), options.out / "grid.png")
-    scores = {name: scores_of(images, truth, operator, y) for name, images in shown.items()}
+    scores = {name: problem.scores(images, truth) for name, images in shown.items()}
     write_json(
         options.out / "scores.json",
         {
             "task": options.task,
             "operator": type(operator).__name__,
-            "method": options.method or next(n for n, m in (FEW_STEP | MANY_STEP).items() if m is run),
+            "method": made.method,
             "checkpoint": options.ckpt_path,
-            "levels": list(levels),
-            "nfe": meter.nfe,
-            "seconds_per_image": meter.seconds_per_image,
+            "levels": list(made.levels),
+            "nfe": made.nfe,
+            "seconds_per_image": made.seconds_per_image,
             "images": inputs.names,
             "scores": scores,
         },
     )
-    report(options, scores, meter, str(device))
+    report(options, scores, made, str(device))
     if given.faults:
         raise UsageError(f"{len(given.faults)} files could not be read, the others are restored: {given.faults[0]}")
 
 
-def levels_for(options: "argparse.Namespace", module: Any) -> tuple[float, ...]:
-    """Descending levels, one evaluation each: for a diffusion model Karras' grid down to sigma_min.
+def damage_of(options: "argparse.Namespace", module: Any) -> Damage:
+    """What the options say was done to the images.
 
     Raises:
-        UsageError: the first is none of the model's, or --small is not below all of them.
+        UsageError: the file of the mask is none.
     """
-    from diffusion.denoisers import EDMDenoiser
-    from diffusion.grids import KarrasGrid
-
-    low, high = module.denoiser.sigma_min, module.denoiser.sigma_max
-    many, inverts = type(module.ema_denoiser) is EDMDenoiser, options.method in INVERTING
-    default = high if many or options.method in ("inversion", "noise-space") else FIRST.get(options.method, 2.0)
-    level = options.level if options.level is not None else min(max(default, 1.01 * low), high)
-    if not low < level <= high:
-        raise UsageError(f"--level {level:g}: it must lie above sigma_min = {low:g}, at most at sigma_max = {high:g}")
-    if many:
-        steps = options.steps or 20
-        return tuple(KarrasGrid().levels(steps, low, level)) if steps > 1 else (level,)
-    levels = levels_down(module, level, options.steps) if options.steps else default_levels(module, level)
-    if inverts and not 0 < options.small < levels[-1]:
-        raise UsageError(f"--small {options.small:g}: it must lie above 0 and below the last level, {levels[-1]:.3g}")
-    return levels
-
-
-def default_levels(module: Any, level: float) -> tuple[float, ...]:
-    """Four levels down, or as many as a model has that was trained at a few."""
-    for steps in (4, 3, 2):
-        try:
-            return levels_down(module, level, steps)
-        except UsageError:
-            continue
-    return levels_down(module, level, 1)
-
-
-def restored(
-    run: "Callable[[Case], Tensor]",
-    options: "argparse.Namespace",
-    module: Any,
-    operator: Any,
-    y: "Tensor",
-    seeds: Sequence[int],
-    labels: "Tensor | None",
-    levels: tuple[float, ...],
-    device: Any,
-    meter: Any,
-) -> "Tensor":
-    """Results (N, C, H, W) uint8 of a method; every image has the noise of its own seed."""
-    from diffusion.denoisers import GeneratorDenoiser
-
-    denoise = module.ema_denoiser
-    generator = isinstance(denoise, GeneratorDenoiser)
-
-    def make(noise: Any, rows: "Tensor") -> "Tensor":
-        return run(
-            Case(
-                denoise.drawing(noise) if generator else denoise,
-                operator,
-                y[rows].to(device),
-                noise,
-                at(labels, rows, device),
-                levels,
-                options.small,
-                0.0 if generator else denoise.sigma_min,
-                denoise.sigma_max,
-                denoise.sigma_data,
-            )
-        )
-
-    return in_batches(make, seeds, module, options.batch_size, device, meter)
+    mask = read_mask(options.mask, module.image_shape) if options.task == "inpaint" else None
+    return Damage(options.task, mask, options.factor, options.blur, options.quality)
 
 
 def given_images(options: "argparse.Namespace", module: Any) -> Given:
@@ -244,17 +177,9 @@ def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":
     return y * sum(GREY_WEIGHTS) if options.task == "colourise" else y
 
 
-def scores_of(images: "Tensor", truth: "Tensor | None", operator: Any, y: "Tensor") -> dict[str, list[float]]:
-    """Numbers by name, one for each image."""
-    from evaluation.restoration import consistency, psnr, ssim
-
-    found = {"consistency": consistency(operator.measure, images, y)}
-    if truth is not None:
-        found |= {"psnr": psnr(images, truth), "ssim": ssim(images, truth)}
-    return {name: values.tolist() for name, values in found.items()}
-
-
-def report(options: "argparse.Namespace", scores: dict[str, dict[str, list[float]]], meter: Any, device: str) -> None:
+def report(
+    options: "argparse.Namespace", scores: dict[str, dict[str, list[float]]], made: Restored, device: str
+) -> None:
     """Print the means and where the files are."""
     from statistics import fmean
 
@@ -262,16 +187,16 @@ def report(options: "argparse.Namespace", scores: dict[str, dict[str, list[float
 
     from evaluation.report import narrow_table
 
-    names = list(scores["restored"])
+    names, count = list(scores["restored"]), len(made.images)
     units = {"psnr": "PSNR, dB", "ssim": "SSIM", "consistency": "PSNR of what is known, dB"}
     table = narrow_table(
-        f"{options.task}, {meter.images} images", ("images",), [units[name] for name in names],
+        f"{options.task}, {count} images", ("images",), [units[name] for name in names],
         "means; at most 60 dB, which is what equal images get",
     )  # fmt: skip
     for images, values in scores.items():
         table.add_row(images, *(f"{fmean(values[name]):.4g}" for name in names))
     Console().print(table)
     print(
-        f"{meter.images} images in {options.out}: {meter.nfe:g} network evaluations each (counted), "
-        f"{1000 * meter.seconds_per_image:.3g} ms an image on {device}; grid.png: what was given, results, clean images"
+        f"{count} images in {options.out}: {made.nfe:g} network evaluations each (counted), "
+        f"{1000 * made.seconds_per_image:.3g} ms an image on {device}; grid.png: what was given, results, clean images"
     )

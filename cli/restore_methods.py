@@ -1,4 +1,4 @@
-"""What `restore` can do: the tasks' operators and the methods, by the names that the command line gives them."""
+"""How `restore` works: the methods by the names that the command line gives them, and which a model has."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,50 +7,7 @@ from typing import TYPE_CHECKING, Any
 from cli.errors import UsageError
 
 if TYPE_CHECKING:
-    import argparse
-
     from torch import Tensor
-
-TASKS = {
-    "inpaint": "the dark pixels of --mask are made anew (default: the central box)",
-    "colourise": "colour from grey",
-    "upscale": "from means of --factor x --factor pixels",
-    "unblur": "from a Gaussian blur of --blur pixels",
-    "jpeg": "from a JPEG of --quality",
-}
-
-
-def operator_for(options: "argparse.Namespace", shape: tuple[int, int, int]) -> Any:
-    """The operator of `--task` for images of a shape (C, H, W).
-
-    Raises:
-        UsageError: the mask or a number does not fit.
-    """
-    from tasks.jpeg import JPEG
-    from tasks.masks import box_mask, mask_from_image
-    from tasks.operators import AveragePool, Grey, Inpainting
-    from tasks.separable import gaussian_blur
-
-    channels, height, width = shape
-    try:
-        match options.task:
-            case "inpaint":
-                mask = box_mask(height, width) if options.mask is None else mask_from_image(options.mask, height, width)
-                return Inpainting(mask)
-            case "colourise":
-                if channels != 3:
-                    raise ValueError("--task colourise: this model's images are grey themselves")
-                return Grey()
-            case "upscale":
-                if height % options.factor or width % options.factor:
-                    raise ValueError(f"--factor {options.factor} does not divide images of {height} x {width} pixels")
-                return AveragePool(options.factor)
-            case "unblur":
-                return gaussian_blur(height, width, options.blur, threshold=0.05)
-            case _:
-                return JPEG(options.quality)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
 
 
 @dataclass(frozen=True)
@@ -183,24 +140,30 @@ MANY_STEP: dict[str, Callable[[Case], "Tensor"]] = {
 """Of diffusion models, whose denoiser is a posterior mean."""
 
 
-def method_for(name: str | None, module: Any) -> Callable[[Case], "Tensor"]:
-    """The method of a name, or the model's default.
+def methods_of(module: Any) -> dict[str, Callable[[Case], "Tensor"]]:
+    """The methods that a model has; the first is its default.
 
     Raises:
-        UsageError: it is none of this model's.
+        UsageError: it has none.
     """
     from cli.image_to_image import refusal
     from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
 
     denoise = module.ema_denoiser
     if type(denoise) is EDMDenoiser:
-        offered = MANY_STEP
-    elif (reason := refusal(module)) is not None:
+        return MANY_STEP
+    if (reason := refusal(module)) is not None:
         raise UsageError(f"a {type(module).__name__} cannot restore: {reason.partition(':')[0].removeprefix('and ')}")
-    else:
-        offered = FEW_STEP | (INVERTING if isinstance(denoise, BidirectionalDenoiser) else {})
-    if name is None:
-        return next(iter(offered.values()))
-    if name not in offered:
-        raise UsageError(f"--method {name}: a {type(module).__name__} has {', '.join(offered)}")
-    return offered[name]
+    return FEW_STEP | (INVERTING if isinstance(denoise, BidirectionalDenoiser) else {})
+
+
+def method_named(name: str | None, module: Any) -> str:
+    """The name, or that of the model's default.
+
+    Raises:
+        UsageError: it is none of this model's.
+    """
+    offered = methods_of(module)
+    if name is not None and name not in offered:
+        raise UsageError(f"method {name}: a {type(module).__name__} has {', '.join(offered)}")
+    return next(iter(offered)) if name is None else name

@@ -128,12 +128,16 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys)
     ("task", "options", "message"),
     [
         ("colourise", (), "this model's images are grey themselves"),
-        ("upscale", ("--factor", 3), "--factor 3 does not divide images of 8 x 8 pixels"),
+        ("upscale", ("--factor", 3), "factor 3 does not divide images of 8 x 8 pixels"),
         ("jpeg", ("--quality", 96), "quality=96"),
         ("unblur", ("--blur", 0), "std=0.0"),
-        ("inpaint", ("--level", 90), "--level 90: it must lie above sigma_min"),
-        ("inpaint", ("--small", 3, "--method", "zigzag"), "--small 3: it must lie above 0 and below the last level"),
-        ("inpaint", ("--method", "ddnm"), "--method ddnm: a BCMModule has zero-shot, corrected, blind, inversion"),
+        ("inpaint", ("--level", 90), "level 90: it must lie above sigma_min"),
+        (
+            "inpaint",
+            ("--small", 3, "--method", "zigzag"),
+            "small noise 3: it must lie above 0 and below the last level",
+        ),
+        ("inpaint", ("--method", "ddnm"), "method ddnm: a BCMModule has zero-shot, corrected, blind, inversion"),
         ("inpaint", ("--mask", "MASK"), "a mask of 4 x 4 pixels for images of 8 x 8"),
         ("inpaint", ("--mask", "EMPTY"), "empty mask, no pixel is dark"),
         ("inpaint", ("--damaged",), "--damaged is of the images of --input"),
@@ -155,4 +159,4 @@ def test_a_model_that_cannot_is_refused(tmp_path_factory, tmp_path, capsys, diff
     assert run(flow, tmp_path, "inpaint") == 2
     assert "a RectifiedFlowModule cannot restore" in capsys.readouterr().err
     assert run(diffusion, tmp_path, "inpaint", "--method", "zigzag") == 2
-    assert "--method zigzag: a DiffusionModule has ddnm, ddrm" in capsys.readouterr().err
+    assert "method zigzag: a DiffusionModule has ddnm, ddrm" in capsys.readouterr().err

@@ -1,0 +1,56 @@
+"""Restoration as it is scored: clean images are damaged, restored and compared with what they were."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cli.restore_run import Problem
+from cli.restore_tasks import Damage
+from diffusion.pixels import from_uint8
+from evaluation.features import FeatureNetwork, Features, extract
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A feature network and the features of clean training images."""
+
+    network: FeatureNetwork
+    reference: Features
+
+    def distance(self, images: Tensor) -> dict[str, float]:
+        """The first distance of `scores_against`, by its name, of images (N, C, H, W) uint8."""
+        features = extract(self.network, images)
+        n, m = self.network.compared(len(features), len(self.reference))
+        found = self.network.scores_against(features.first(n), self.reference.subset(m))
+        name = next(iter(found))
+        return {name: found[name]}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Images (N, C, H, W) uint8 as they were, and what is left of them."""
+
+    truth: Tensor
+    problem: Problem
+
+    @classmethod
+    def of(cls, damage: Damage, images: Tensor, label: Tensor | None, seeds: Sequence[int]) -> "Trial":
+        """Of clean images (N, C, H, W) uint8, their classes (N,) or None, and the seeds of their restorations' noise.
+
+        Raises:
+            UsageError: the damage is none of such images.
+        """
+        channels, height, width = images.shape[1:]
+        operator = damage.operator((channels, height, width))
+        return cls(images, Problem(operator, operator.measure(from_uint8(images)), label, seeds))
+
+    def beside(self) -> dict[str, Tensor]:
+        """What is to stand beside every result: what was given, returned as it is, and the truth."""
+        return {"given": self.problem.given(), "clean": self.truth}
+
+    def scores(self, images: Tensor, judge: Judge) -> dict[str, float]:
+        """Means over results (N, C, H, W) uint8: consistency, psnr, ssim; and the judge's distance of all."""
+        found = self.problem.scores(images, self.truth)
+        return {name: statistics.fmean(values) for name, values in found.items()} | judge.distance(images)
