@@ -17,6 +17,7 @@ COMMANDS = {
     "edit": "images of one class made into another, by inversion",
     "interpolate": "the images between two real ones, by inversion",
     "reference": "mean and covariance of real images' features, as a file to score against",
+    "data": "check a data set, or pack it into EDM's zip or a parquet file: data check PATH, data pack PATH",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
 
@@ -95,6 +96,10 @@ def main(args: Sequence[str] | None = None) -> int:
         from cli.search_schedule import search_schedule
 
         return search_schedule(args[1:])
+    if command == "data":
+        from cli.data_command import data
+
+        return data(args[1:])
     if command == "compare":
         from cli.compare import compare
 

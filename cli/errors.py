@@ -21,10 +21,19 @@ class UsageError(ValueError):
     """Wrong use; the message is one line."""
 
 
+class Failure(Exception):
+    """What was asked rightly, and failed: exit code 1; the message is one line."""
+
+
 def fail(message: str, code: int = 2) -> int:
     """Print an error as one line and return the exit code."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return code
+
+
+def one_line(text: str) -> str:
+    """A text as one line; what a terminal would not show but obey is written as Python escapes it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -37,7 +46,7 @@ def run_command(run: Callable[[], None]) -> int:
     """Run a command and return its exit code; an error that the user can mend becomes one line."""
     try:
         run()
-    except FloatingPointError as error:
+    except (FloatingPointError, Failure) as error:
         return fail(str(error), 1)
     except KeyboardInterrupt:
         return 130
