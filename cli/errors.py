@@ -1,6 +1,7 @@
 """Errors as one line for the person who typed the command, exit code 2. What is not their doing keeps its traceback."""
 
 import difflib
+import errno
 import inspect
 import linecache
 import re
@@ -15,6 +16,12 @@ PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules",
 """Top-level packages whose ValueErrors are written for the user."""
 # torch refuses a learning rate of -1, and Lightning an accelerator it does not know, in words that are good enough
 TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))
+
+
+MISTAKEN = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+"""Numbers of the system's errors about a path that was typed, beside those that Python has classes for."""
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE)
+"""Those of a machine that cannot do what it was asked."""
 
 
 class UsageError(ValueError):
@@ -56,9 +63,11 @@ def run_command(run: Callable[[], None]) -> int:
         return error.code if isinstance(error.code, int) else 0
     except Exception as error:
         line = explain(error)
-        if line is None:
-            raise
-        return fail(line)
+        if line is not None:
+            return fail(line)
+        if isinstance(error, OSError) and error.errno in FULL:
+            return fail(f"{f'{error.filename}: ' if error.filename else ''}{str(error.strerror).lower()}", 1)
+        raise
     finally:
         sys.stdout.flush()
     return 0
@@ -85,7 +94,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.filename is not None:
             if isinstance(cause, FileNotFoundError):
                 return f"there is no file {cause.filename}"
-            if isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError):
+            mistaken = isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError)
+            if mistaken or cause.errno in MISTAKEN:
                 return f"{cause.filename}: {str(cause.strerror).lower()}"
         if isinstance(cause, ValueError | FileNotFoundError) and _was_meant(cause.__traceback__):
             return text

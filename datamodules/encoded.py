@@ -23,6 +23,9 @@ CHUNK = 128
 THREADED_BYTES = 20_000
 """Encoded images of this size and larger are decoded by several threads; small ones are faster in one."""
 
+MOST_CLASSES = 2**20
+"""Labels reach to one less: a table that counts images by class would have room for no more."""
+
 Made = TypeVar("Made")
 Fault = Callable[[str, str], None]
 """What to do about a file that cannot be used: called with its name and one line that says why."""

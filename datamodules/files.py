@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from datamodules.encoded import SUFFIXES, EncodedImages, Fault, Limits, refuse
+from datamodules.encoded import MOST_CLASSES, SUFFIXES, EncodedImages, Fault, Limits, refuse
 
 LABELS = "dataset.json"
 UNREADABLE = (
@@ -138,10 +138,14 @@ def read_zip(path: Path, limits: Limits, below: str = "", fault: Fault = refuse)
     labels, class_names = labels_of(source, names, text, fault)
 
     def load(archive: zipfile.ZipFile, name: str) -> bytes:
+        member = members[below + name]
         try:
-            return archive.read(members[below + name])  # never more than file_size, and CRC-checked
+            data = archive.read(member)  # never more than file_size, and CRC-checked
         except UNREADABLE as error:
             raise ValueError(f"{source}: {name} cannot be read ({error})") from error
+        if len(data) != member.file_size:
+            raise ValueError(f"{source}: {name} cannot be read ({len(data)} bytes of {member.file_size})")
+        return data
 
     def read() -> Iterator[tuple[str, Callable[[], bytes]]]:
         with zipfile.ZipFile(path) as archive:
@@ -258,6 +262,9 @@ def _table_labels(source: str, names: Sequence[str], table: bytes) -> list[int] 
     for name in names:
         if name not in given:
             raise ValueError(f"{source}: no label for {name}")
-        if type(given[name]) is not int or given[name] < 0:
-            raise ValueError(f"{source}: the label of {name} is {given[name]!r}, allowed are integers from 0")
+        if type(given[name]) is not int or not 0 <= given[name] < MOST_CLASSES:
+            label = repr(given[name])[:40]
+            raise ValueError(
+                f"{source}: the label of {name} is {label}, allowed are integers from 0 to {MOST_CLASSES - 1}"
+            )
     return [given[name] for name in names]

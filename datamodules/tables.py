@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.encoded import CHUNK, EncodedImages, Fault, Limits, refuse
+from datamodules.encoded import CHUNK, MOST_CLASSES, EncodedImages, Fault, Limits, refuse
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"
@@ -114,7 +114,11 @@ def open_datasets(path: str) -> dict[str, Any]:
                 f"path={path!r}: no such file or folder, and no data set of that name could be had from the "
                 f"Hugging Face Hub ({type(error).__name__}: {reason})"
             ) from error
-    saved = datasets.load_from_disk(path)
+    try:
+        saved = datasets.load_from_disk(path)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: no readable data set of save_to_disk ({type(error).__name__}: {reason})") from None
     return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
 
 
@@ -172,6 +176,10 @@ def _checked_labels(source: str, column: Any, class_names: Sequence[str] | None)
         return None
     if min(labels) < 0:
         raise ValueError(f"{source}: column {LABEL_COLUMN} goes down to {min(labels)}, allowed are integers from 0")
+    if max(labels) >= MOST_CLASSES:
+        raise ValueError(
+            f"{source}: column {LABEL_COLUMN} goes up to {max(labels)}, allowed are integers below {MOST_CLASSES}"
+        )
     if class_names is not None and max(labels) >= len(class_names):
         raise ValueError(
             f"{source}: column {LABEL_COLUMN} goes up to {max(labels)}, but its schema names {len(class_names)} classes"
@@ -183,6 +191,6 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     """The names that the Hub's schema gives the labels."""
     try:
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][LABEL_COLUMN]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    return [str(name) for name in names]
+    return [str(name) for name in names] if isinstance(names, list) else None

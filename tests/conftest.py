@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks do not share, and tests run abreast
 
 import pytest
+from corpus import Corpus
 from small_runs import config, fit
 
 
@@ -20,3 +21,10 @@ def flow(tmp_path_factory):
     """The checkpoint of a RectifiedFlowModule of a few steps, with the network of `small_runs.config`."""
     run = fit(tmp_path_factory.mktemp("flow"), config("RectifiedFlowModule", images=256), name="flow")
     return str(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture
+def corpus(tmp_path, capfd, monkeypatch):
+    """Commands in an empty folder, which is the current one too."""
+    monkeypatch.chdir(tmp_path)
+    return Corpus(tmp_path, capfd)
