@@ -1,5 +1,6 @@
 """The command line of fewstep: `python main.py COMMAND --help` tells what a command takes."""
 
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -20,8 +21,25 @@ COMMANDS = {
     "reference": "mean and covariance of real images' features, as a file to score against",
     "import": "a checkpoint from weights of openai/consistency_models, BCM, EDM or diffusers",
     "export": "a checkpoint's weights for others: safetensors, diffusers, ONNX, a folder for the Hub",
+    "data": "check a data set, or pack it into EDM's zip or a parquet file: data check PATH, data pack PATH",
     "search-schedule": "the best noise levels of few-step sampling, as a file for sample and test",
 }
+OWN = {
+    "compare": "cli.compare:compare",
+    "invert": "cli.invert:invert",
+    "truth": "cli.truth:truth",
+    "image-to-image": "cli.image_to_image:image_to_image",
+    "restore": "cli.restore:restore",
+    "edit": "cli.edit:edit",
+    "interpolate": "cli.edit:interpolate",
+    "demo": "cli.demo:demo",
+    "reference": "cli.reference:reference",
+    "import": "cli.import_weights:import_weights",
+    "export": "cli.export:export",
+    "data": "cli.data_command:data",
+    "search-schedule": "cli.search_schedule:search_schedule",
+}
+"""Where the function of a command is; the others share theirs."""
 
 
 def help_text() -> str:
@@ -63,58 +81,13 @@ def main(args: Sequence[str] | None = None) -> int:
 
         return fail(f"there is no command {command}{did_you_mean(command, COMMANDS)}")
     # what a command needs is imported when it is known, so that help is quick
+    module, _, function = OWN.get(command, "").partition(":")
+    if module:
+        return getattr(importlib.import_module(module), function)(args[1:])
     if command in ("sample", "predict"):
         from cli.sample import sample
 
         return sample(args[1:], command)
-    if command == "invert":
-        from cli.invert import invert
-
-        return invert(args[1:])
-    if command == "truth":
-        from cli.truth import truth
-
-        return truth(args[1:])
-    if command == "image-to-image":
-        from cli.image_to_image import image_to_image
-
-        return image_to_image(args[1:])
-    if command == "restore":
-        from cli.restore import restore
-
-        return restore(args[1:])
-    if command == "edit":
-        from cli.edit import edit
-
-        return edit(args[1:])
-    if command == "interpolate":
-        from cli.edit import interpolate
-
-        return interpolate(args[1:])
-    if command == "demo":
-        from cli.demo import demo
-
-        return demo(args[1:])
-    if command == "reference":
-        from cli.reference import reference
-
-        return reference(args[1:])
-    if command == "search-schedule":
-        from cli.search_schedule import search_schedule
-
-        return search_schedule(args[1:])
-    if command == "import":
-        from cli.import_weights import import_weights
-
-        return import_weights(args[1:])
-    if command == "export":
-        from cli.export import export
-
-        return export(args[1:])
-    if command == "compare":
-        from cli.compare import compare
-
-        return compare(args[1:])
     from cli.app import train_or_score
 
     return train_or_score(command, args[1:])

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from cli.errors import full_disk
+from cli.errors import fault_of_machine
 from evaluation.dashboard_writer import Method
 from evaluation.files import replacing
 from lightning_modules.checkpoint import CheckpointError, read_checkpoint
@@ -41,7 +41,7 @@ class VerifiedCheckpointIO(CheckpointIO):
             temporary.replace(path)
             write_text(_sidecar(path), f"{digest}  {path.name}\n")
         except Exception as error:  # torch.save makes its own of a full disk
-            fault = full_disk(error)
+            fault = fault_of_machine(error)
             if fault is None:
                 raise
             raise OSError(fault.errno, fault.strerror, str(path)) from None
@@ -119,7 +119,7 @@ class KeepCheckpoints(Checkpoint):
         # Raised between two batches. After any other exception a step may have been taken by half.
         if isinstance(exception, SIGTERMException):
             self._save(trainer, pl_module)
-        told = isinstance(exception, SIGTERMException | FloatingPointError) or full_disk(exception)
+        told = isinstance(exception, SIGTERMException | FloatingPointError) or fault_of_machine(exception)
         if told and trainer.is_global_zero and self.last:
             print(f"{self.written[-1]} is the last checkpoint; to go on:")
             print(f"  {program()} fit --ckpt_path {shlex.quote(str(self.last))}", flush=True)

@@ -18,18 +18,31 @@ PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules",
 TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))
 
 
+MISTAKEN = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
+"""Numbers of the system's errors about a path that was typed, beside those that Python has classes for."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""What a system says where no more can be written."""
+"""Those of a machine where no more can be written."""
+BROKEN = (errno.EIO, errno.EMFILE)
+"""Those of one that cannot read or write at all."""
 
 
 class UsageError(ValueError):
     """Wrong use; the message is one line."""
 
 
+class Failure(Exception):
+    """What was asked rightly, and failed: exit code 1; the message is one line."""
+
+
 def fail(message: str, code: int = 2) -> int:
     """Print an error as one line and return the exit code."""
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return code
+
+
+def one_line(text: str) -> str:
+    """A text as one line; what a terminal would not show but obey is written as Python escapes it."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(text.split()))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -42,7 +55,7 @@ def run_command(run: Callable[[], None]) -> int:
     """Run a command and return its exit code; an error that the user can mend becomes one line."""
     try:
         run()
-    except FloatingPointError as error:
+    except (FloatingPointError, Failure) as error:
         return fail(str(error), 1)
     except KeyboardInterrupt:
         return 130
@@ -54,7 +67,7 @@ def run_command(run: Callable[[], None]) -> int:
         line = explain(error)
         if line is None:
             raise
-        return fail(line, 1 if full_disk(error) else 2)
+        return fail(line, 1 if fault_of_machine(error) else 2)
     finally:
         sys.stdout.flush()
     return 0
@@ -74,8 +87,9 @@ def explain(error: BaseException) -> str | None:
     That is: an unusable checkpoint, a missing file, a place that cannot be written to, a setting that Lightning
     refuses, a ValueError raised by this project's own code or by an optimizer, and weights that do not fit the model.
     """
-    if fault := full_disk(error):
-        return f"{fault.filename or 'a file'} cannot be written: {str(fault.strerror).lower()}"
+    if fault := fault_of_machine(error):
+        done = "written" if fault.errno in FULL else "read or written"
+        return f"{fault.filename or 'a file'} cannot be {done}: {str(fault.strerror).lower()}"
     for cause in reversed(cause_chain(error)):
         text = str(cause)
         if isinstance(cause, UsageError) or type(cause).__name__ == "MisconfigurationException":
@@ -83,7 +97,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(cause, OSError) and cause.filename is not None:
             if isinstance(cause, FileNotFoundError):
                 return f"there is no file {cause.filename}"
-            if isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError):
+            mistaken = isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError)
+            if mistaken or cause.errno in MISTAKEN:
                 return f"{cause.filename}: {str(cause.strerror).lower()}"
         if isinstance(cause, ValueError | FileNotFoundError) and _was_meant(cause.__traceback__):
             return text
@@ -94,10 +109,10 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def full_disk(error: BaseException | None) -> OSError | None:
-    """What the system said where there was no room for a file, also behind an error that came of it."""
+def fault_of_machine(error: BaseException | None) -> OSError | None:
+    """What the system said where a disk is full or broken, also behind an error that came of it."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in (*FULL, *BROKEN):
             return error
         error = error.__cause__ or error.__context__
     return None

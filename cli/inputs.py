@@ -49,12 +49,12 @@ def given_images(options: "argparse.Namespace", module: Any) -> Inputs:
         found = read_folder(path, limits)
     else:
         limits.check(f"--input {path}", "file_bytes", path.stat().st_size)
-        found = EncodedImages("--input", 1, lambda: iter([(str(path), path.read_bytes())]))
+        found = EncodedImages("--input", 1, lambda: iter([(str(path), path.read_bytes)]))
 
     def read() -> Any:
-        for file, data in found.read():
+        for file, load in found.read():
             files.append(file)
-            yield file, data
+            yield file, load
 
     channels, resolution, _ = module.image_shape
     images, _ = replace(found, read=read).decode(resolution, channels, limits)

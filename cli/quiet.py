@@ -5,7 +5,7 @@ import re
 import threading
 import warnings
 
-from cli.errors import full_disk
+from cli.errors import fault_of_machine
 
 ADVERTS = (
     "💡 Tip",
@@ -69,7 +69,7 @@ def _format(
 
 def _thread_failed(failure: threading.ExceptHookArgs) -> None:
     """TensorBoard's thread hands a full disk to the main thread, which says it."""
-    if not full_disk(failure.exc_value):
+    if not fault_of_machine(failure.exc_value):
         threading.__excepthook__(failure)
 
 

@@ -144,10 +144,10 @@ def given_images(options: "argparse.Namespace", module: Any) -> Given:
     if options.damaged:
         channels, side = damaged_shape(options, channels, side)
     files, images, faults = [], [], []
-    encoded = read_folder(path, Limits()).read() if path.is_dir() else iter([(path.name, path.read_bytes())])
-    for file, data in encoded:
+    encoded = read_folder(path, Limits()).read() if path.is_dir() else iter([(path.name, path.read_bytes)])
+    for file, load in encoded:
         try:
-            images.append(torch.tensor(decode_image(data, file, side, channels, Limits())))
+            images.append(torch.tensor(decode_image(load(), file, side, channels, Limits())))
             files.append(file)
         except ValueError as error:
             faults.append(str(error))

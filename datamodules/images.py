@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
-from datamodules.encoded import EncodedImages, Limits
+from datamodules.encoded import EncodedImages, Fault, Limits, refuse
 from datamodules.files import read_folder, read_zip, zip_folders
 from datamodules.loader import generator
 from datamodules.memory import InMemoryDataModule, Split
@@ -21,7 +21,7 @@ SLOW = 100_000
 """Reading more images than this is announced."""
 
 
-def open_images(path: str, split: str, limits: Limits) -> EncodedImages | None:
+def open_images(path: str, split: str, limits: Limits, fault: Fault = refuse) -> EncodedImages | None:
     """The images of a split of what lies at a path; what it is decides how it is read.
 
     A folder or zip of sub-folders `train` and `test` (or `validation`, `val`), a folder of parquet files whose names
@@ -32,6 +32,7 @@ def open_images(path: str, split: str, limits: Limits) -> EncodedImages | None:
             owner/name on the Hugging Face Hub.
         split: "train" or "test".
         limits: what is refused.
+        fault: called for what cannot be used; what it does not refuse is left out.
 
     Returns:
         None if there is no such split.
@@ -41,31 +42,33 @@ def open_images(path: str, split: str, limits: Limits) -> EncodedImages | None:
     """
     place = Path(path).expanduser()
     if place.is_dir():
-        return _open_folder(place, split, limits)
+        return _open_folder(place, split, limits, fault)
     if place.is_file():
         with place.open("rb") as file:
             if file.read(4) == b"PAR1":
-                return read_parquet([place], limits) if split == "train" else None
+                return read_parquet([place], limits, fault) if split == "train" else None
         if zipfile.is_zipfile(place):
-            return _open_parts(zip_folders(place), split, lambda part: read_zip(place, limits, part and f"{part}/"))
+            return _open_parts(
+                zip_folders(place), split, lambda part: read_zip(place, limits, part and f"{part}/", fault)
+            )
         raise ValueError(f"path={path!r}: neither a zip archive nor a parquet file")
     if not is_hub_name(path) or place.parent.is_dir():
         raise ValueError(f"path={path!r}: no such file or folder")
-    return _open_dataset(path, path, split, limits)
+    return _open_dataset(path, path, split, limits, fault)
 
 
-def _open_folder(folder: Path, split: str, limits: Limits) -> EncodedImages | None:
+def _open_folder(folder: Path, split: str, limits: Limits, fault: Fault) -> EncodedImages | None:
     if any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):
-        return _open_dataset(str(folder), str(folder), split, limits)
+        return _open_dataset(str(folder), str(folder), split, limits, fault)
     tables = sorted(folder.glob("*.parquet")) or sorted((folder / "data").glob("*.parquet"))
     if tables:
         by_name = {name: [t for t in tables if _begins(t.name, name)] for name in NAMES}
         if not any(by_name.values()):
-            return read_parquet(tables, limits) if split == "train" else None
+            return read_parquet(tables, limits, fault) if split == "train" else None
         chosen = next((by_name[name] for name in SPLITS[split] if by_name[name]), None)
-        return None if chosen is None else read_parquet(chosen, limits)
+        return None if chosen is None else read_parquet(chosen, limits, fault)
     parts = {f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".")}
-    return _open_parts(parts, split, lambda part: read_folder(folder / part, limits))
+    return _open_parts(parts, split, lambda part: read_folder(folder / part, limits, fault))
 
 
 def _open_parts(parts: set[str], split: str, read: Callable[[str], EncodedImages]) -> EncodedImages | None:
@@ -80,12 +83,12 @@ def _begins(name: str, split: str) -> bool:
     return name.startswith((f"{split}.", f"{split}-", f"{split}_"))
 
 
-def _open_dataset(path: str, source: str, split: str, limits: Limits) -> EncodedImages | None:
+def _open_dataset(path: str, source: str, split: str, limits: Limits, fault: Fault) -> EncodedImages | None:
     splits = open_datasets(path)
     chosen = next((name for name in SPLITS[split] if name in splits), None)
     if chosen is None and split == "train":
         raise ValueError(f"path={path!r}: its splits are {', '.join(splits)}, and none is called train")
-    return None if chosen is None else read_dataset(splits[chosen], f"{source} ({chosen})", limits)
+    return None if chosen is None else read_dataset(splits[chosen], f"{source} ({chosen})", limits, fault)
 
 
 class ImageDataModule(InMemoryDataModule):

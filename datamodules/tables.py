@@ -2,21 +2,23 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datamodules.encoded import CHUNK, EncodedImages, Limits
+from datamodules.encoded import CHUNK, MOST_CLASSES, EncodedImages, Fault, Limits, refuse
 
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMN = "label"
 
 
-def read_parquet(paths: Sequence[Path], limits: Limits) -> EncodedImages:
+def read_parquet(paths: Sequence[Path], limits: Limits, fault: Fault = refuse) -> EncodedImages:
     """All rows of parquet files of one schema: encoded images in `image` or `img`, an integer `label` or none.
 
     The image column holds {bytes, path} or bytes; only its bytes are used. A label column of -1 alone, as the Hub has
-    it for secret test labels, counts as none.
+    it for secret test labels, counts as none. `fault` is called for a label column that cannot be used; if it does not
+    refuse it, there are no labels.
 
     Raises:
         ValueError: a file is damaged, has no image column, or passes a limit.
@@ -43,25 +45,25 @@ def read_parquet(paths: Sequence[Path], limits: Limits) -> EncodedImages:
     assert schema is not None  # there is at least one path
     column = _image_column(source, schema.names)
 
-    def read() -> Iterator[tuple[str, bytes]]:
+    def read() -> Iterator[tuple[str, Callable[[], bytes]]]:
         row = 0
         for path in paths:
             try:
                 for batch in pq.ParquetFile(path).iter_batches(CHUNK, columns=[column]):
                     for value in batch[0].to_pylist():
-                        yield f"row {row}", _bytes(source, row, value)
+                        yield f"row {row}", partial(_bytes, source, row, value)
                         row += 1
             except (pa.ArrowException, OSError) as error:
                 raise ValueError(f"{path}: cannot be read at row {row} ({error})") from error
 
     chunks = [chunk for column in labels for chunk in column.chunks]
     class_names = _class_names(schema.metadata)
-    values = _labels(source, pa.chunked_array(chunks), class_names) if chunks else None
+    values = _labels(source, pa.chunked_array(chunks), class_names, fault) if chunks else None
     return EncodedImages(source, count, read, values, class_names)
 
 
-def read_dataset(dataset: Any, source: str, limits: Limits) -> EncodedImages:
-    """All rows of a Hugging Face `datasets.Dataset`, its columns as in `read_parquet`.
+def read_dataset(dataset: Any, source: str, limits: Limits, fault: Fault = refuse) -> EncodedImages:
+    """All rows of a Hugging Face `datasets.Dataset`, its columns and `fault` as in `read_parquet`.
 
     Raises:
         ValueError: it has no image column, or passes a limit.
@@ -74,16 +76,16 @@ def read_dataset(dataset: Any, source: str, limits: Limits) -> EncodedImages:
     labels = names = None
     if LABEL_COLUMN in dataset.column_names:
         names = getattr(dataset.features[LABEL_COLUMN], "names", None)
-        labels = _labels(source, dataset.select_columns([LABEL_COLUMN]).with_format("arrow")[:][LABEL_COLUMN], names)
+        column_of_labels = dataset.select_columns([LABEL_COLUMN]).with_format("arrow")[:][LABEL_COLUMN]
+        labels = _labels(source, column_of_labels, names, fault)
 
-    def read() -> Iterator[tuple[str, bytes]]:
+    def read() -> Iterator[tuple[str, Callable[[], bytes]]]:
         row = total = 0
         for batch in dataset.select_columns([column]).with_format("arrow").iter(CHUNK):
             for value in batch[column].to_pylist():
-                data = _bytes(source, row, value, files=True)
-                total += len(data)
+                total += len((value or {}).get("bytes") or b"")
                 limits.check(source, "total_bytes", total)
-                yield f"row {row}", data
+                yield f"row {row}", partial(_bytes, source, row, value, limits)
                 row += 1
 
     return EncodedImages(source, len(dataset), read, labels, names)
@@ -112,7 +114,11 @@ def open_datasets(path: str) -> dict[str, Any]:
                 f"path={path!r}: no such file or folder, and no data set of that name could be had from the "
                 f"Hugging Face Hub ({type(error).__name__}: {reason})"
             ) from error
-    saved = datasets.load_from_disk(path)
+    try:
+        saved = datasets.load_from_disk(path)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path}: no readable data set of save_to_disk ({type(error).__name__}: {reason})") from None
     return dict(saved) if isinstance(saved, datasets.DatasetDict) else {"train": saved}
 
 
@@ -123,24 +129,39 @@ def _image_column(source: str, names: Sequence[str]) -> str:
     raise ValueError(f"{source}: none of its columns {', '.join(names)} is called {' or '.join(IMAGE_COLUMNS)}")
 
 
-def _bytes(source: str, row: int, value: Any, files: bool = False) -> bytes:
+def _bytes(source: str, row: int, value: Any, limits: Limits | None = None) -> bytes:
     """The encoded image of a cell.
 
     Args:
         source, row: for messages.
         value: {bytes, path}, or bytes.
-        files: read a path where there are no bytes. Only for a data set that was opened here: a path in a downloaded
-            file may name any file of this machine.
+        limits: read a path where there are no bytes, a file of at most so many. Only for a data set that was opened
+            here: a path in a downloaded file may name any file of this machine.
+
+    Raises:
+        ValueError: there are none.
     """
     data = value.get("bytes") if isinstance(value, dict) else value
     if isinstance(data, bytes):
         return data
-    if files and isinstance(value, dict) and value.get("path"):
-        return Path(value["path"]).read_bytes()
+    if limits and isinstance(value, dict) and value.get("path"):
+        path = Path(value["path"])
+        if not path.is_file():  # nor a pipe or a device, reading which would never end
+            raise ValueError(f"{source}: row {row} names the file {path}, which is not there")
+        limits.check(f"{source}: {path}", "file_bytes", path.stat().st_size)
+        return path.read_bytes()
     raise ValueError(f"{source}: row {row} holds no encoded image")
 
 
-def _labels(source: str, column: Any, class_names: Sequence[str] | None) -> list[int] | None:
+def _labels(source: str, column: Any, class_names: Sequence[str] | None, fault: Fault) -> list[int] | None:
+    try:
+        return _checked_labels(source, column, class_names)
+    except ValueError as error:
+        fault(f"column {LABEL_COLUMN}", str(error))
+        return None
+
+
+def _checked_labels(source: str, column: Any, class_names: Sequence[str] | None) -> list[int] | None:
     import pyarrow as pa
 
     if column.null_count == len(column):
@@ -155,6 +176,10 @@ def _labels(source: str, column: Any, class_names: Sequence[str] | None) -> list
         return None
     if min(labels) < 0:
         raise ValueError(f"{source}: column {LABEL_COLUMN} goes down to {min(labels)}, allowed are integers from 0")
+    if max(labels) >= MOST_CLASSES:
+        raise ValueError(
+            f"{source}: column {LABEL_COLUMN} goes up to {max(labels)}, allowed are integers below {MOST_CLASSES}"
+        )
     if class_names is not None and max(labels) >= len(class_names):
         raise ValueError(
             f"{source}: column {LABEL_COLUMN} goes up to {max(labels)}, but its schema names {len(class_names)} classes"
@@ -166,6 +191,6 @@ def _class_names(metadata: dict[bytes, bytes] | None) -> list[str] | None:
     """The names that the Hub's schema gives the labels."""
     try:
         names = json.loads((metadata or {})[b"huggingface"])["info"]["features"][LABEL_COLUMN]["names"]
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         return None
-    return [str(name) for name in names]
+    return [str(name) for name in names] if isinstance(names, list) else None

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks do not share, and tests run abreast
 
 import pytest
+from corpus import Corpus
 from small_runs import config, fit
 
 
@@ -41,3 +42,10 @@ def kill_seed(request):
 @pytest.fixture
 def steps(request):
     return request.config.getoption("--steps")
+
+
+@pytest.fixture
+def corpus(tmp_path, capfd, monkeypatch):
+    """Commands in an empty folder, which is the current one too."""
+    monkeypatch.chdir(tmp_path)
+    return Corpus(tmp_path, capfd)
