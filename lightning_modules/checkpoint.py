@@ -25,6 +25,7 @@ ALLOWED_PACKAGES = (
     "datamodules",
     "diffusion",
     "evaluation",
+    "tasks",
     "torch",
     "lightning",
     "torchvision",
