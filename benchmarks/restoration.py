@@ -1,11 +1,13 @@
 """Restoration side by side: tasks x methods x evaluations, every method over the model that it is made for.
 
-    python -m benchmarks.restoration --checkpoints CT=PATH BCM=PATH UFOGen=PATH diffusion=PATH \\
+    python -m benchmarks.restoration --checkpoints CT=PATH BCM=PATH UFOGen=PATH diffusion=PATH I2SB=PATH \\
         --json benchmarks/results/restoration_digits.json --picture docs/images/restoration_digits.png
 
 Test images are damaged, restored by `main.py restore`'s own functions and scored: PSNR and SSIM to the clean image, the
 PSNR of the result damaged again against what was given (consistency), and the judge's distance of all results to the
-clean training images. Rows of what was given, of the clean images and, under what inverts, of the control stand beside.
+clean training images; where the images allow it and --lpips asks for it, LPIPS. A model that was trained for one task
+has rows there alone, so that its name may stand for several checkpoints. Rows of what was given, of the clean images
+and, under what inverts, of the control stand beside.
 """
 
 import argparse
@@ -24,14 +26,16 @@ from cli import restore
 from cli.data import load_data
 from cli.errors import UsageError
 from cli.inputs import Inputs, test_images
-from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, Case, control, method_for, operator_for
+from cli.restore_levels import levels_for
+from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, Case, control, method_for, paired_name
+from cli.restore_operators import operator_of
 from cli.run_files import read_text, run_config
 from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
-from diffusion.pixels import from_uint8, to_uint8
+from diffusion.pixels import to_uint8
 from evaluation.features import FeatureNetwork, Features, extract, feature_network_for
 from evaluation.generate import Meter
 from evaluation.grids import image_grid, save_png
-from evaluation.restoration import psnr
+from evaluation.restoration import Perceptual, psnr
 from lightning_modules.checkpoint import load_module
 
 Method = Callable[[Case], Tensor]
@@ -43,7 +47,7 @@ TASKS: dict[str, tuple[str, ...]] = {
     "colourise": ("--task", "colourise"),
     "jpeg 10": ("--task", "jpeg", "--quality", "10"),
 }
-STEPS = {"few": (1, 2, 4, 8), "many": (20, 100)}
+STEPS = {"few": (1, 2, 4, 8), "many": (20, 100), "paired": (1, 2, 4, 8, 20, 100)}
 LEVELS = {"zero-shot": (1.0, 2.0, 5.0), "corrected": (1.0, 2.0, 5.0), "blind": (0.1, 0.2, 0.4)}
 """First levels that are tried; the table has the best by PSNR on validation images, which are not scored."""
 
@@ -99,11 +103,13 @@ class Bench:
         task: of `TASKS`.
         judge: of the results.
         count: test images that are scored; as many others choose the first level.
+        lpips: LPIPS too.
     """
 
-    def __init__(self, model: str, module: Any, path: str, task: str, judge: Judge, count: int):
+    def __init__(self, model: str, module: Any, path: str, task: str, judge: Judge, count: int, lpips: bool = False):
         self.model, self.module, self.path, self.task, self.judge = model, module, path, task, judge
         self.count = count
+        self.lpips = Perceptual(module.image_shape) if lpips else None
 
     def options(self, *more: str, first: int = 0, seed: int = 0) -> argparse.Namespace:
         """As typed for `restore`; the images from `first` on, with noise of other seeds for every `seed`."""
@@ -115,13 +121,13 @@ class Bench:
 
     def given(self, options: argparse.Namespace) -> tuple[Inputs, Any, Tensor]:
         """The clean images, the operator and the measurement."""
-        inputs, operator = test_images(options, self.module), operator_for(options, self.module.image_shape)
-        return inputs, operator, operator.measure(from_uint8(inputs.images))
+        inputs, operator = test_images(options, self.module), operator_of(options, self.module)
+        return inputs, operator, restore.observed(operator, inputs)
 
     def made(self, options: argparse.Namespace, run: Method, meter: Meter) -> Tensor:
         """Results of a method (N, C, H, W) uint8."""
         inputs, operator, y = self.given(options)
-        levels = restore.levels_for(options, self.module)
+        levels = levels_for(options, self.module)
         device, labels = torch.device("cpu"), inputs.labels
         return restore.restored(
             run, options, self.module, operator, y, options.noise, labels, levels, device, meter
@@ -131,7 +137,7 @@ class Bench:
         """The row of a method, or of its control, and the results."""
         meter = Meter(self.module.ema_denoiser.network)
         images = self.made(options, control if controlled else method_for(options.method, self.module), meter)
-        levels = (options.small,) if controlled else restore.levels_for(options, self.module)
+        levels = (options.small,) if controlled else levels_for(options, self.module)
         method, seed = "control" if controlled else options.method, options.noise[0] // 1_000_000
         scores, milliseconds = self.scores(images, options), 1000 * meter.seconds_per_image
         row = Row(self.task, self.model, method, len(levels), levels[0], seed, meter.nfe, milliseconds, scores)
@@ -150,7 +156,7 @@ class Bench:
     def scores(self, images: Tensor, options: argparse.Namespace) -> dict[str, float]:
         """Means."""
         inputs, operator, y = self.given(options)
-        found = restore.scores_of(images, inputs.images, operator, y)
+        found = restore.scores_of(images, inputs.images, operator, y, self.lpips)
         return {name: statistics.fmean(values) for name, values in found.items()} | self.judge.distance(images)
 
     def best_level(self, method: str, steps: int) -> tuple[str, ...]:
@@ -168,6 +174,8 @@ class Bench:
 def methods_of(module: Any) -> dict[str, tuple[int, ...]]:
     """Names of the methods of a model, with the numbers of levels that they are run at."""
     denoise = module.ema_denoiser
+    if (name := paired_name(module)) is not None:
+        return {name: STEPS["paired"]}
     if type(denoise) is EDMDenoiser:
         return {name: STEPS["many"] if name != "repaint" else STEPS["many"][:1] for name in MANY_STEP}
     names = [*FEW_STEP, *(INVERTING if isinstance(denoise, BidirectionalDenoiser) else ())]
@@ -177,7 +185,12 @@ def methods_of(module: Any) -> dict[str, tuple[int, ...]]:
 
 
 def rows_of(bench: Bench, seeds: Sequence[int], pictures: dict[str, Tensor]) -> Iterator[Row]:
-    """All rows of a model on a task."""
+    """All rows of a model on a task; none of one that was trained for another."""
+    try:
+        operator_of(bench.options(), bench.module)
+    except UsageError as error:
+        print(f"{bench.task}, {bench.model}: {error}")
+        return
     for row, images in bench.beside():
         pictures[row.method] = images[:12]
         yield row
@@ -229,23 +242,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["inpaint", "upscale 2", "unblur"])
     parser.add_argument("--count", type=int, default=180, help="test images scored; as many others choose levels")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the noise")
+    parser.add_argument("--lpips", action="store_true", help="of colour images of at least 32 pixels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the results here as well")
     parser.add_argument("--picture", type=Path, help="draw 12 images by every method of the first task here")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    paths = dict(item.split("=", 1) for item in options.checkpoints)
+    paths = [item.split("=", 1) for item in options.checkpoints]
     rows: list[Row] = []
     pictures: dict[str, dict[str, Tensor]] = {task: {} for task in options.tasks}
     judge: Judge | None = None
     for task in options.tasks:
-        for model, path in paths.items():
+        for model, path in paths:
             module: Any = load_module(path)
             if judge is None:
                 data: Any = load_data(read_text(run_config(path)))
                 network = feature_network_for(module.image_shape)
                 judge = Judge(network, extract(network, data.uint8_images("train")[0]))
-            bench = Bench(model, module, path, task, judge, options.count)
+            bench = Bench(model, module, path, task, judge, options.count, options.lpips)
             rows += rows_of(bench, options.seeds, pictures[task])
         Console(width=120).print(table([r for r in rows if r.task == task], task))
     if options.picture:

@@ -1,4 +1,4 @@
-"""`restore`: inpaint, colourise, upscale, unblur and repair JPEGs with a trained model, and score the results."""
+"""`restore`: what a trained model makes of damaged images, of noise or of strokes, and the scores of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,10 +6,23 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.arguments import OneLineParser, parse_seeds, positive
 from cli.errors import UsageError, run_command
-from cli.image_to_image import SHOWN, levels_down
+from cli.image_to_image import SHOWN
 from cli.inputs import Inputs, at, check_results, in_batches, names_of, save_images, test_images, wanted_labels
 from cli.invert import stacked
-from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, TASKS, Case, control, method_for, operator_for
+from cli.restore_levels import levels_for
+from cli.restore_methods import (
+    DENOISE,
+    FEW_STEP,
+    INVERTING,
+    MANY_STEP,
+    SDEDIT,
+    STROKES,
+    Case,
+    control,
+    method_for,
+    method_name,
+)
+from cli.restore_operators import DEFAULTS, TASKS, operator_of
 from cli.sample import add_checkpoint_options, find_device
 
 if TYPE_CHECKING:
@@ -18,9 +31,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-
-FIRST = {"blind": 0.3}
-"""First noise level of the methods that do not start at 2; what inverts goes up to sigma_max."""
+    from evaluation.restoration import Perceptual
 
 
 class Given(NamedTuple):
@@ -37,26 +48,32 @@ def parser() -> OneLineParser:
         prog="main.py restore",
         allow_abbrev=False,
         description="Restore images with a trained model. Clean images are damaged first, so that the result can be "
-        "scored: PSNR, SSIM, and the PSNR of the result damaged again against what was given. Writes each result, "
-        "grid.png (what was given, results, clean images) and scores.json.",
+        "scored: PSNR, SSIM, and the PSNR of the result damaged again against what was given. A model that was trained "
+        "for one task (i2sb, palette) restores that one. Writes each result, grid.png (what was given, results, clean "
+        "images) and scores.json.",
         epilog=" | ".join(f"{name}: {text}" for name, text in TASKS.items()),
     )
     add_checkpoint_options(p)
     p.add_argument("--task", required=True, choices=list(TASKS), help="what was done to the images")
-    p.add_argument("--method", choices=[*FEW_STEP, *INVERTING, *MANY_STEP], help="default: zero-shot, and ddnm for a "
-                   "diffusion model")  # fmt: skip
-    p.add_argument("--steps", type=positive, help="noise levels visited (default: 4, and 20 for a diffusion model)")
+    methods = [*FEW_STEP, *INVERTING, *MANY_STEP, STROKES, SDEDIT, DENOISE, "i2sb", "palette"]
+    p.add_argument("--method", choices=methods, help="default: zero-shot, and ddnm for a diffusion model; strokes have "
+                   "strokes and sdedit, noise has denoise; a model trained for one task has its own")  # fmt: skip
+    p.add_argument("--steps", type=positive, help="noise levels visited (default: 4, 2 for strokes, and 20 for a "
+                   "diffusion model and one trained for the task)")  # fmt: skip
     p.add_argument("--level", type=float, help="the first noise level (default: 2, blind 0.3, of a diffusion model "
-                   "and of what inverts sigma_max)")  # fmt: skip
+                   "and of what inverts sigma_max, of strokes 5.38 times the side over 256); denoise: that "
+                   "of the noise")  # fmt: skip
     p.add_argument("--small", type=float, default=0.1, help="level of the noise that is amplified (default: 0.1)")
     p.add_argument("--mask", type=Path, help="inpaint: an image of the model's size, bright where pixels are kept")
-    p.add_argument("--factor", type=positive, default=2, help="upscale: by how much (default: 2)")
-    p.add_argument("--blur", type=float, default=1.0, help="unblur: standard deviation in pixels (default: 1)")
-    p.add_argument("--quality", type=positive, default=10, help="jpeg: quality factor, 1 to 95 (default: 10)")
+    p.add_argument("--factor", type=positive, help=f"upscale: by how much (default: {DEFAULTS['factor']})")
+    p.add_argument("--blur", type=float, help="unblur: standard deviation in pixels (default: 1)")
+    p.add_argument("--quality", type=positive, help="jpeg: quality factor, 1 to 95 (default: 10)")
     p.add_argument("--input", type=Path, help="an image file, or a folder of them, cut to the central square and "
                    "resized (default: test images of the run's data)")  # fmt: skip
-    p.add_argument("--damaged", action="store_true", help="the images of --input are damaged already; there are no "
-                   "scores then")  # fmt: skip
+    p.add_argument("--damaged", action="store_true", help="the images of --input are damaged already, or painted; "
+                   "there are no scores then")  # fmt: skip
+    p.add_argument("--lpips", action="store_true", help="score LPIPS too, of colour images of at least 32 pixels; its "
+                   "network's weights are downloaded unless they are there")  # fmt: skip
     p.add_argument("--data", help="a file such as configs/data/digits.yaml, in the place of the run's data")
     p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds "
                    "of the noise (default: 0-15); with --input the seeds alone, one for each image")  # fmt: skip
@@ -72,7 +89,7 @@ def restore(args: Sequence[str]) -> int:
 
 def _restore(options: "argparse.Namespace") -> None:
     from cli.quiet import quiet
-    from diffusion.pixels import from_uint8, to_uint8
+    from diffusion.pixels import to_uint8
     from evaluation.generate import Meter
     from evaluation.grids import save_png
     from evaluation.report import write_json
@@ -81,13 +98,13 @@ def _restore(options: "argparse.Namespace") -> None:
     quiet()
     device = find_device(options.device)
     module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
-    run = method_for(options.method, module)
-    operator = operator_for(options, module.image_shape)
-    given = given_images(options, module)
+    run, name = method_for(options.method, module, options.task), method_name(options.method, module, options.task)
+    operator, levels = operator_of(options, module), levels_for(options, module)
+    lpips = perceptual(options, module)
+    given = given_images(options, module, operator)
     inputs, truth = given.inputs, given.inputs.images if given.clean else None
     labels = wanted_labels(options, module, inputs)
-    y = operator.measure(from_uint8(inputs.images)) if given.clean else measured(options, inputs.images)
-    levels = levels_for(options, module)
+    y = observed(operator, inputs) if given.clean else measured(options, inputs.images)
     meter, again = (Meter(module.ema_denoiser.network) for _ in range(2))
     case = (options, module, operator, y, inputs.seeds, labels, levels, device)
     made = restored(run, *case, meter)
@@ -99,13 +116,13 @@ def _restore(options: "argparse.Namespace") -> None:
     save_images(made, inputs.names, options.out)
     rows = [shown[name][:SHOWN] for name in ("given", "restored", "clean") if name in shown]
     save_png(stacked(*rows), options.out / "grid.png")
-    scores = {name: scores_of(images, truth, operator, y) for name, images in shown.items()}
+    scores = {name: scores_of(images, truth, operator, y, lpips) for name, images in shown.items()}
     write_json(
         options.out / "scores.json",
         {
             "task": options.task,
             "operator": type(operator).__name__,
-            "method": options.method or next(n for n, m in (FEW_STEP | MANY_STEP).items() if m is run),
+            "method": name,
             "checkpoint": options.ckpt_path,
             "levels": list(levels),
             "nfe": meter.nfe,
@@ -117,40 +134,6 @@ def _restore(options: "argparse.Namespace") -> None:
     report(options, scores, meter, str(device))
     if given.faults:
         raise UsageError(f"{len(given.faults)} files could not be read, the others are restored: {given.faults[0]}")
-
-
-def levels_for(options: "argparse.Namespace", module: Any) -> tuple[float, ...]:
-    """Descending levels, one evaluation each: for a diffusion model Karras' grid down to sigma_min.
-
-    Raises:
-        UsageError: the first is none of the model's, or --small is not below all of them.
-    """
-    from diffusion.denoisers import EDMDenoiser
-    from diffusion.grids import KarrasGrid
-
-    low, high = module.denoiser.sigma_min, module.denoiser.sigma_max
-    many, inverts = type(module.ema_denoiser) is EDMDenoiser, options.method in INVERTING
-    default = high if many or options.method in ("inversion", "noise-space") else FIRST.get(options.method, 2.0)
-    level = options.level if options.level is not None else min(max(default, 1.01 * low), high)
-    if not low < level <= high:
-        raise UsageError(f"--level {level:g}: it must lie above sigma_min = {low:g}, at most at sigma_max = {high:g}")
-    if many:
-        steps = options.steps or 20
-        return tuple(KarrasGrid().levels(steps, low, level)) if steps > 1 else (level,)
-    levels = levels_down(module, level, options.steps) if options.steps else default_levels(module, level)
-    if inverts and not 0 < options.small < levels[-1]:
-        raise UsageError(f"--small {options.small:g}: it must lie above 0 and below the last level, {levels[-1]:.3g}")
-    return levels
-
-
-def default_levels(module: Any, level: float) -> tuple[float, ...]:
-    """Four levels down, or as many as a model has that was trained at a few."""
-    for steps in (4, 3, 2):
-        try:
-            return levels_down(module, level, steps)
-        except UsageError:
-            continue
-    return levels_down(module, level, 1)
 
 
 def restored(
@@ -190,7 +173,7 @@ def restored(
     return in_batches(make, seeds, module, options.batch_size, device, meter)
 
 
-def given_images(options: "argparse.Namespace", module: Any) -> Given:
+def given_images(options: "argparse.Namespace", module: Any, operator: Any) -> Given:
     """Test images, or those of --input that can be read.
 
     Raises:
@@ -209,7 +192,8 @@ def given_images(options: "argparse.Namespace", module: Any) -> Given:
     if not path.exists():
         raise UsageError(f"--input {path}: there is no such file or folder")
     if options.damaged:
-        channels, side = damaged_shape(options, channels, side)
+        channels = 1 if options.task == "colourise" else channels
+        side = side // operator.p if options.task == "upscale" else side
     files, images, faults = [], [], []
     encoded = read_folder(path, Limits()).read() if path.is_dir() else iter([(path.name, path.read_bytes())])
     for file, data in encoded:
@@ -228,11 +212,14 @@ def given_images(options: "argparse.Namespace", module: Any) -> Given:
     return Given(Inputs(names, torch.stack(images), seeds, None), not options.damaged, faults)
 
 
-def damaged_shape(options: "argparse.Namespace", channels: int, side: int) -> tuple[int, int]:
-    """Channels and side of an image that is damaged already."""
-    if options.task == "colourise":
-        return 1, side
-    return channels, side // options.factor if options.task == "upscale" else side
+def observed(operator: Any, inputs: Inputs) -> "Tensor":
+    """The measurement of clean images, its noise from each one's seed, independent of the method's."""
+    from diffusion.pixels import from_uint8
+    from diffusion.rng import ImageNoise, derive_seed
+
+    x0 = from_uint8(inputs.images)
+    noise = ImageNoise([derive_seed(seed, "measurement") for seed in inputs.seeds], (x0.shape[1], *x0.shape[2:]))
+    return operator.observe(x0, noise)
 
 
 def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":
@@ -244,14 +231,39 @@ def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":
     return y * sum(GREY_WEIGHTS) if options.task == "colourise" else y
 
 
-def scores_of(images: "Tensor", truth: "Tensor | None", operator: Any, y: "Tensor") -> dict[str, list[float]]:
+def scores_of(
+    images: "Tensor", truth: "Tensor | None", operator: Any, y: "Tensor", lpips: "Perceptual | None" = None
+) -> dict[str, list[float]]:
     """Numbers by name, one for each image."""
-    from evaluation.restoration import consistency, psnr, ssim
+    from evaluation.restoration import consistency, psnr, residual, ssim
 
-    found = {"consistency": consistency(operator.measure, images, y)}
+    if operator.sigma_y > 0:
+        found = {"residual": residual(operator.measure, images, y, operator.sigma_y)}
+    else:
+        found = {"consistency": consistency(operator.measure, images, y)}
     if truth is not None:
         found |= {"psnr": psnr(images, truth), "ssim": ssim(images, truth)}
+        found |= {} if lpips is None else {"lpips": lpips(images, truth)}
     return {name: values.tolist() for name, values in found.items()}
+
+
+def perceptual(options: "argparse.Namespace", module: Any) -> "Perceptual | None":
+    """LPIPS, where it is asked for.
+
+    Raises:
+        UsageError: there is nothing to compare with, the images are not such as it is defined for, or its weights are
+            missing.
+    """
+    from evaluation.restoration import Perceptual
+
+    if not options.lpips:
+        return None
+    if options.damaged:
+        raise UsageError("--lpips compares with clean images, and those of --damaged are not")
+    try:
+        return Perceptual(module.image_shape)
+    except ValueError as error:
+        raise UsageError(f"--lpips: {error}") from None
 
 
 def report(options: "argparse.Namespace", scores: dict[str, dict[str, list[float]]], meter: Any, device: str) -> None:
@@ -263,7 +275,13 @@ def report(options: "argparse.Namespace", scores: dict[str, dict[str, list[float
     from evaluation.report import narrow_table
 
     names = list(scores["restored"])
-    units = {"psnr": "PSNR, dB", "ssim": "SSIM", "consistency": "PSNR of what is known, dB"}
+    units = {
+        "psnr": "PSNR, dB",
+        "ssim": "SSIM",
+        "lpips": "LPIPS",
+        "consistency": "PSNR of what is known, dB",
+        "residual": "squared distance from what was given, over that of the noise",
+    }
     table = narrow_table(
         f"{options.task}, {meter.images} images", ("images",), [units[name] for name in names],
         "means; at most 60 dB, which is what equal images get",

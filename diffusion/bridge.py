@@ -2,10 +2,10 @@
 
     x = x0 + (sigma/T)^2 (x1 - x0) + sigma sqrt(1 - (sigma/T)^2) z,    0 <= sigma <= T
 
-is I2SB's q(x | x0, x1) (eq. 11): sigma^2 is the variance of its diffusion from x0 on, T^2 - sigma^2 that of the rest, on
-to x1. It is x0 at sigma = 0 and x1 at T, a Brownian bridge in the time sigma^2. Given x and x0 a point below does not
-depend on x1, and its law is that of a diffusion model, `diffusion.noise.posterior_sample` (eq. 4): so I2SB's sampler is
-DDPM's, started at x1 in the place of noise.
+is I2SB's q(x | x0, x1) (eq. 11): sigma^2 is the variance of its diffusion from x0 on, T^2 - sigma^2 that of the rest,
+on to x1. It is x0 at sigma = 0 and x1 at T, a Brownian bridge in the time sigma^2. Given x and x0 a point below does
+not depend on x1, and its law is that of a diffusion model, `diffusion.noise.posterior_sample` (eq. 4): so I2SB's
+sampler is DDPM's, started at x1 in the place of noise.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +34,8 @@ class BridgeSchedule:
     Args:
         n: steps, even.
         beta_start: variance of the first step, > 0; 1e-4 in the released code.
-        beta_max: n times the variance that a step would reach, >= n beta_start; in units of [-1, 1] images. The released
-            code has 0.3 for super-resolution and JPEG (T = 0.376), and 1 for inpainting and blur (T = 0.497).
+        beta_max: n times the variance that a step would reach, >= n beta_start; in units of [-1, 1] images. The
+            released code has 0.3 for super-resolution and JPEG (T = 0.376), and 1 for inpainting and blur (T = 0.497).
     """
 
     n: int = 1000
@@ -46,7 +46,9 @@ class BridgeSchedule:
         if self.n < 2 or self.n % 2:
             raise ValueError(f"n={self.n}: an even number of steps is needed")
         if not 0 < self.beta_start <= self.beta_max / self.n:
-            raise ValueError(f"beta_start={self.beta_start}: it lies in (0, beta_max/n], here {self.beta_max / self.n:g}")
+            raise ValueError(
+                f"beta_start={self.beta_start}: it lies in (0, beta_max/n], here {self.beta_max / self.n:g}"
+            )
 
     @property
     def sigma_min(self) -> float:
@@ -73,7 +75,9 @@ class BridgeSchedule:
             ValueError: there are not so many.
         """
         if not 1 <= steps < self.n:
-            raise ValueError(f"steps={steps}: 1 to {self.n - 1} evaluations are possible on a bridge of {self.n} levels")
+            raise ValueError(
+                f"steps={steps}: 1 to {self.n - 1} evaluations are possible on a bridge of {self.n} levels"
+            )
         places = [round(i * (self.n - 1) / steps) for i in range(steps, -1, -1)]
         return self.levels_on(torch.device("cpu"))[places].tolist()
 

@@ -12,8 +12,8 @@
 | ConditionalDenoiser | EDM's | EDM's | E[x0 given x and a condition] |
 | BridgeDenoiser | 1 | -t | F is (x - x0)/t on a bridge |
 
-with s = sigma_data, c_in = 1/sqrt(s^2 + t^2) (FlowDenoiser: 1/(1 + t), BridgeDenoiser: 1), c_noise = ln(t)/4. Scalings are float32 at
-least, whatever autocast does to the network.
+with s = sigma_data, c_in = 1/sqrt(s^2 + t^2) (FlowDenoiser: 1/(1 + t), BridgeDenoiser: 1), c_noise = ln(t)/4. Scalings
+are float32 at least, whatever autocast does to the network.
 """
 
 from abc import ABC, abstractmethod

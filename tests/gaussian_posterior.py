@@ -65,12 +65,17 @@ class GaussianPrior:
         eye = torch.eye(len(self.values), dtype=torch.float64).reshape(-1, *self.image_shape)
         return operator.measure(eye).flatten(1).T
 
-    def posterior(self, operator, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (d,) and covariance (d, d) given y (1, ...)."""
+    def gain(self, operator) -> Tensor:
+        """The matrix (d, m) that makes the posterior's mean of y."""
         a = self.matrix(operator)
         noise = operator.sigma_y**2 * torch.eye(len(a), dtype=torch.float64)
-        gain = self.covariance @ a.T @ torch.linalg.pinv(a @ self.covariance @ a.T + noise, hermitian=True, rtol=1e-13)
-        return gain @ y.flatten(), self.covariance - gain @ a @ self.covariance
+        spread = a @ self.covariance @ a.T + noise
+        return self.covariance @ a.T @ torch.linalg.pinv(spread, hermitian=True, rtol=1e-13)
+
+    def posterior(self, operator, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and covariance (d, d) given y (1, ...)."""
+        gain = self.gain(operator)
+        return gain @ y.flatten(), self.covariance - gain @ self.matrix(operator) @ self.covariance
 
 
 def distance(mean: Tensor, covariance: Tensor, truth: tuple[Tensor, Tensor]) -> float:
