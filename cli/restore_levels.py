@@ -26,7 +26,7 @@ def levels_for(options: "argparse.Namespace", module: Any) -> tuple[float, ...]:
     method, many = method_name(options.method, module, options.task), is_diffusion(module)
     if paired_name(module) is not None:
         if options.level is not None:
-            raise UsageError(f"--level {options.level:g}: a {type(module).__name__} starts where its training did")
+            raise UsageError(f"--level {options.level:g}: {type(module).__name__} starts where its training did")
         return tuple(module.levels(options.steps or 20))
     level = noise_level(options, module) if options.task == "denoise" else options.level
     if method == DENOISE:

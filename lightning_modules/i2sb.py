@@ -13,10 +13,10 @@ settings of the released code, by task:
 | blur | BridgeSchedule(beta_max=1) | yes | 0 | no |
 | inpainting | BridgeSchedule(beta_max=1) | yes | 1 | no; what is known is kept |
 
-Known bias (W2^2 from the posterior over the trace of its covariance as in `tasks/few_step.py`, one measurement, with the
-exact D and 4, 10 and 40 evaluations; `tests/test_paired_oracle.py`):
+Known bias (W2^2 from the posterior over the trace of its covariance as in `tasks/few_step.py`, one measurement, with
+the exact D and 4, 10 and 40 evaluations; `tests/test_paired_oracle.py`):
 
-    told x1 (condition)        inpainting .16, .052, .009    pooling .14, .036, .004       beta_max = 1: to the posterior
+    told x1 (condition)        inpainting .16, .052, .009    pooling .14, .036, .004      beta_max = 1; to the posterior
     inpainting, fill = 1       2.9, 4.3, 5.4 (ot_ode 1.1, 1.2, 1.3); what is known kept: .12, .10, .12 (.22, .13, .11)
     pooling, beta_max = 0.3    .20, .094, .073
 

@@ -50,4 +50,4 @@ def damaged(operator: Operator, x0: Tensor, draws: Draws) -> Tensor:
 
 def refuse_sampling(module: nn.Module) -> NoReturn:
     """Raise ValueError: such a model restores, and makes no images of its own."""
-    raise ValueError(f"a {type(module).__name__} makes no images of its own: it restores (python main.py restore)")
+    raise ValueError(f"{type(module).__name__} makes no images of its own: it restores (python main.py restore)")

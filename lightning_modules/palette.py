@@ -3,7 +3,8 @@
     y = A x0 (+ noise),   c = A^+ y                        the damaged image, further channels of the network's input
     L = lambda(t) || D(x0 + t z, t, c) - x0 ||^2           EDM's, as in `diffusion.py`
 
-so D is E[x0 | x, y], and any sampler of a diffusion model draws from the posterior. It restores what it was trained for.
+so D is E[x0 | x, y], and any sampler of a diffusion model draws from the posterior. It restores what it was trained
+for.
 
 Known bias (figures as in `tasks/few_step.py`, inpainting | pooling): none but the sampler's, DDPM .19 | .17 with 9 and
 .067 | .061 with 19 evaluations, DDIM .095 | .084, .023 | .020 and with 79 .0015 | .0012, Heun .060 | .043 with 19.

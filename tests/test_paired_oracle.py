@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gaussian_posterior import Silence, cases, karras
+from gaussian_posterior import Silence, cases
 
 from diffusion.bridge import BridgeSchedule, follow_bridge
 from diffusion.ode_samplers import Heun
