@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks do not share, and tests run abreast
 
 import pytest
+import torch
 from small_runs import config, fit
 
 
@@ -20,3 +21,25 @@ def flow(tmp_path_factory):
     """The checkpoint of a RectifiedFlowModule of a few steps, with the network of `small_runs.config`."""
     run = fit(tmp_path_factory.mktemp("flow"), config("RectifiedFlowModule", images=256), name="flow")
     return str(run / "checkpoints" / "last.ckpt")
+
+
+@pytest.fixture
+def lpips(monkeypatch):
+    """A factory of LPIPS whose backbone has random weights; w is torchmetrics' own."""
+    import torchvision
+
+    from diffusion.distances import LPIPS
+
+    def features(name, pretrained):
+        torch.manual_seed(0)
+        if name == "vgg16":  # without the classifier, which is most of its weights
+            built = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
+        else:
+            built = getattr(torchvision.models, name)().features
+        for module in built.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+        return built
+
+    monkeypatch.setattr("torchmetrics.functional.image.lpips._get_tv_model_features", features)
+    return LPIPS
