@@ -1,11 +1,13 @@
 """Restoration side by side: tasks x methods x evaluations, every method over the model that it is made for.
 
-    python -m benchmarks.restoration --checkpoints CT=PATH BCM=PATH UFOGen=PATH diffusion=PATH \\
+    python -m benchmarks.restoration --checkpoints CT=PATH BCM=PATH UFOGen=PATH diffusion=PATH I2SB=PATH \\
         --json benchmarks/results/restoration_digits.json --picture docs/images/restoration_digits.png
 
 Test images are damaged, restored by `main.py restore`'s own functions and scored: PSNR and SSIM to the clean image, the
 PSNR of the result damaged again against what was given (consistency), and the judge's distance of all results to the
-clean training images. Rows of what was given, of the clean images and, under what inverts, of the control stand beside.
+clean training images; where the images allow it and --lpips asks for it, LPIPS. A model that was trained for one task
+has rows there alone, so that its name may stand for several checkpoints. Rows of what was given, of the clean images
+and, under what inverts, of the control stand beside.
 """
 
 import argparse
@@ -22,14 +24,16 @@ from torch import Tensor
 from benchmarks.record import record
 from cli.data import load_data
 from cli.errors import UsageError
-from cli.restore_methods import INVERTING, MANY_STEP, methods_of
-from cli.restore_run import Restored, Restorer, Way
+from cli.restore_levels import Way
+from cli.restore_methods import INVERTING, MANY_STEP, methods_of, paired_name
+from cli.restore_operators import operator_of
+from cli.restore_run import Restored, Restorer
 from cli.restore_tasks import Damage
 from cli.restore_trial import Judge, Trial
 from cli.run_files import read_text, run_config
 from evaluation.features import extract, feature_network_for
 from evaluation.grids import image_grid, save_png
-from evaluation.restoration import psnr
+from evaluation.restoration import Perceptual, psnr
 from lightning_modules.checkpoint import load_module
 
 TASKS = {
@@ -40,7 +44,7 @@ TASKS = {
     "colourise": Damage("colourise"),
     "jpeg 10": Damage("jpeg", quality=10),
 }
-STEPS = {"few": (1, 2, 4, 8), "many": (20, 100)}
+STEPS = {"few": (1, 2, 4, 8), "many": (20, 100), "paired": (1, 2, 4, 8, 20, 100)}
 LEVELS = {"zero-shot": (1.0, 2.0, 5.0), "corrected": (1.0, 2.0, 5.0), "blind": (0.1, 0.2, 0.4)}
 """First levels that are tried; the table has the best by PSNR on validation images, which are not scored."""
 
@@ -80,13 +84,26 @@ class Bench:
         images, labels: of the test split, uint8 (N, C, H, W) and (N,) or None.
         judge: of the results.
         count: test images that are scored; as many others choose the first level.
+        lpips: another score, or None.
+
+    Raises:
+        UsageError: the model was trained for another task.
     """
 
     def __init__(
-        self, model: str, module: Any, task: str, images: Tensor, labels: Tensor | None, judge: Judge, count: int
+        self,
+        model: str,
+        module: Any,
+        task: str,
+        images: Tensor,
+        labels: Tensor | None,
+        judge: Judge,
+        count: int,
+        lpips: Perceptual | None = None,
     ):
         self.model, self.task, self.images, self.judge, self.count = model, task, images, judge, count
-        self.restorer = Restorer(module)
+        self.lpips, self.restorer = lpips, Restorer(module)
+        self.operator = operator_of(TASKS[task], module)
         self.labels = labels if module.num_classes else None
 
     def trial(self, first: int = 0, seed: int = 0) -> Trial:
@@ -94,13 +111,13 @@ class Bench:
         rows = range(first, first + self.count)
         label = None if self.labels is None else self.labels[rows.start : rows.stop]
         seeds = [i + 1_000_000 * seed for i in rows]
-        return Trial.of(TASKS[self.task], self.images[rows.start : rows.stop], label, seeds)
+        return Trial.of(self.operator, self.images[rows.start : rows.stop], label, seeds)
 
     def run(self, way: Way, seed: int, controlled: bool = False) -> tuple[Row, Tensor]:
         """The row of a method, or of its control, and the results."""
         trial = self.trial(seed=seed)
         made: Restored = (self.restorer.control if controlled else self.restorer.restore)(trial.problem, way)
-        scores, milliseconds = trial.scores(made.images, self.judge), 1000 * made.seconds_per_image
+        scores, milliseconds = trial.scores(made.images, self.judge, self.lpips), 1000 * made.seconds_per_image
         levels = made.levels
         row = Row(self.task, self.model, made.method, len(levels), levels[0], seed, made.nfe, milliseconds, scores)
         return row, made.images
@@ -109,7 +126,7 @@ class Bench:
         """What was given and the clean images."""
         trial = self.trial()
         return [
-            (Row(self.task, self.model, name, None, None, 0, 0.0, None, trial.scores(x, self.judge)), x)
+            (Row(self.task, self.model, name, None, None, 0, 0.0, None, trial.scores(x, self.judge, self.lpips)), x)
             for name, x in trial.beside().items()
         ]
 
@@ -126,6 +143,8 @@ class Bench:
 def numbers_of(module: Any) -> dict[str, tuple[int, ...]]:
     """Names of the methods of a model, with the numbers of levels that they are run at."""
     offered, ladder = methods_of(module), getattr(module, "ladder", None)
+    if paired_name(module) is not None:
+        return dict.fromkeys(offered, STEPS["paired"])
     if offered is MANY_STEP:
         return {name: STEPS["many"] if name != "repaint" else STEPS["many"][:1] for name in offered}
     steps = tuple(n for n in STEPS["few"] if ladder is None or n < ladder.steps)
@@ -184,23 +203,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["inpaint", "upscale 2", "unblur"])
     parser.add_argument("--count", type=int, default=180, help="test images scored; as many others choose levels")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the noise")
+    parser.add_argument("--lpips", action="store_true", help="of colour images of at least 32 pixels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, help="write the results here as well")
     parser.add_argument("--picture", type=Path, help="draw 12 images by every method of the first task here")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
-    paths = dict(item.split("=", 1) for item in options.checkpoints)
+    paths = [item.split("=", 1) for item in options.checkpoints]
     rows: list[Row] = []
     pictures: dict[str, dict[str, Tensor]] = {task: {} for task in options.tasks}
     judge: Judge | None = None
     for task in options.tasks:
-        for model, path in paths.items():
+        for model, path in paths:
             module: Any = load_module(path)
             data: Any = load_data(read_text(run_config(path)))
             if judge is None:
                 network = feature_network_for(module.image_shape)
                 judge = Judge(network, extract(network, data.uint8_images("train")[0]))
-            bench = Bench(model, module, task, *data.uint8_images("test"), judge, options.count)
+            lpips = Perceptual(module.image_shape) if options.lpips else None
+            try:
+                bench = Bench(model, module, task, *data.uint8_images("test"), judge, options.count, lpips)
+            except UsageError as error:
+                print(f"{task}, {model}: {error}")
+                continue
             rows += rows_of(bench, options.seeds, pictures[task])
         Console(width=120).print(table([r for r in rows if r.task == task], task))
     if options.picture:

@@ -10,23 +10,23 @@ from torch import Tensor
 
 from cli.errors import UsageError
 from cli.inversion_ways import between, inverts, noise_picture, seeded, ways_of
-from cli.restore_methods import methods_of
-from cli.restore_run import Problem, Restorer, Way, levels_for
-from cli.restore_tasks import TASKS, Damage
+from cli.restore_levels import Way
+from cli.restore_methods import STROKES, methods_of, paired_name
+from cli.restore_operators import operator_of, task_of
+from cli.restore_run import Problem, Restorer
+from cli.restore_tasks import Damage
 from cli.sample import default_steps
-from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+from diffusion.denoisers import BidirectionalDenoiser
 from diffusion.pixels import from_uint8, to_uint8
 from evaluation.generate import Meter
 from evaluation.restoration import psnr
 from lightning_modules.checkpoint import load_module
-from tasks.operators import Inpainting
-from tasks.sde_edit import sdedit
+from tasks.strokes import Strokes
 
-STROKES = "strokes"
+RESTORED = ("inpaint", "colourise", "upscale", "unblur", "jpeg")
+"""The tasks of `cli.restore_tasks` that damage an image on the page; strokes are drawn."""
 EDIT = "edit"
 INTERPOLATE = "interpolate"
-STROKES_LEVEL = 1.0
-"""The first noise level of strokes that names none; the paper's 5.38 is for 256 x 256 pixels."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Request:
     """What is to be done.
 
     Args:
-        task: of `cli.restore_tasks.TASKS`, or "strokes", "edit", "interpolate".
+        task: of `RESTORED`, or "strokes", "edit", "interpolate".
         image: (C, H, W) uint8.
         label: its class, None where it is not known.
         drawn: (H, W) bool, the pixels that were drawn on.
@@ -118,8 +118,11 @@ class Model:
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """What it can do."""
+        if paired_name(self.module) is not None:  # a mask that is drawn is not what it was trained for
+            task = task_of(self.module.operator)
+            return () if task is None or task not in RESTORED or task == "inpaint" else (task,)
         colour = self.module.image_shape[0] == 3
-        found = [task for task in (*TASKS, STROKES) if self.methods and (colour or task != "colourise")]
+        found = [task for task in (*RESTORED, STROKES) if self.methods and (colour or task != "colourise")]
         if inverts(self.module):
             found += [EDIT] * bool(self.module.num_classes) + [INTERPOLATE]
         return tuple(found)
@@ -150,7 +153,7 @@ class Model:
             if not request.drawn.any() or request.drawn.all():
                 raise UsageError("draw over what is to be made anew, and leave some of the image")
             damage = Damage("inpaint", ~request.drawn)
-        truth, operator = request.image[None], damage.operator(self.module.image_shape)
+        truth, operator = request.image[None], operator_of(damage, self.module)
         problem = Problem(operator, operator.measure(from_uint8(truth)), self._label(request.label), [request.seed])
         made = Restorer(self.module, self.device).restore(problem, request.way)
         given = problem.given()
@@ -159,22 +162,13 @@ class Model:
         return self._answer(request, made.images, given[0], made.nfe, made.seconds_per_image, how, quality)
 
     def _strokes(self, request: Request) -> Answer:
-        """From the painted image noised: by `blind` with nothing hidden, and SDEdit by a diffusion model."""
-        painted, label = request.painted[None], self._label(request.label)
-        level = STROKES_LEVEL if request.way.level is None else request.way.level
-        if type(self.module.ema_denoiser) is EDMDenoiser:
-            levels, meter = levels_for(Way(None, request.way.steps, level), self.module), self._meter()
-            with meter.batch(1, self.device), torch.no_grad():
-                noise, guide = seeded([request.seed], self.module, self.device)(), self._on_device(painted)
-                made = to_uint8(sdedit(self.module.ema_denoiser, guide, levels, noise, label)).cpu()
-            how = f"SDEdit, {_levels(levels)}"
-            return self._answer(request, made, painted[0], meter.nfe, meter.seconds_per_image, how)
-        everything = Inpainting(torch.ones(painted.shape[2:], dtype=torch.bool))
-        problem = Problem(everything, from_uint8(painted), label, [request.seed])
-        way = Way("blind", request.way.steps, level)
-        found = Restorer(self.module, self.device).restore(problem, way)
-        how = f"noised and generated, {_levels(found.levels)}"
-        return self._answer(request, found.images, painted[0], found.nfe, found.seconds_per_image, how)
+        problem = Problem(
+            Strokes(), from_uint8(request.painted[None]), self._label(request.label), [request.seed], STROKES
+        )
+        way = Way(None, request.way.steps, request.way.level)
+        made = Restorer(self.module, self.device).restore(problem, way)
+        how = f"{made.method}, {_levels(made.levels)}"
+        return self._answer(request, made.images, request.painted, made.nfe, made.seconds_per_image, how)
 
     def _edit(self, request: Request) -> Answer:
         if request.target is None:

@@ -12,7 +12,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-PROJECT = ("cli", "datamodules", "diffusion", "evaluation", "lightning_modules", "main", "networks", "weights")
+PROJECT = (
+    "cli",
+    "datamodules",
+    "diffusion",
+    "evaluation",
+    "lightning_modules",
+    "main",
+    "networks",
+    "tasks",
+    "weights",
+)
 """Top-level packages whose ValueErrors are written for the user."""
 # torch refuses a learning rate of -1, and Lightning an accelerator it does not know, in words that are good enough
 TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))
@@ -231,7 +241,7 @@ def known_classes() -> dict[str, str]:
     import pkgutil
 
     classes: dict[str, str] = {}
-    for package in ("lightning_modules", "datamodules", "networks", "diffusion", "evaluation"):
+    for package in ("lightning_modules", "datamodules", "networks", "diffusion", "evaluation", "tasks"):
         root = importlib.import_module(package)
         submodules = [f"{package}.{m.name}" for m in pkgutil.iter_modules(root.__path__)]
         for name in [*submodules, package]:  # the package last: its own name for a class is the shortest

@@ -89,8 +89,8 @@ def _import(options: "argparse.Namespace") -> None:
     network, (c, h, w) = module.ema_denoiser.network, module.image_shape
     count = sum(parameter.numel() for parameter in network.parameters())
     classes = f"{module.num_classes} classes" if module.num_classes else "no classes"
-    print(f"{out}: {type(module).__name__}, {type(network).__name__} of {count / 1e6:.4g} million parameters, images of "
-          f"{c}x{h}x{w}, {classes}")  # fmt: skip
+    kind = f"{type(module).__name__}, {type(network).__name__}"
+    print(f"{out}: {kind} of {count / 1e6:.4g} million parameters, images of {c}x{h}x{w}, {classes}")
 
 
 def read(options: "argparse.Namespace") -> "Official":

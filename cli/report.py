@@ -8,7 +8,9 @@ import torch
 from lightning.pytorch import Callback, Trainer
 
 from cli.checkpoints import KeepCheckpoints, program
+from cli.restore_operators import task_of
 from cli.sample import default_steps
+from diffusion.denoisers import BesideChannels
 from evaluation.dashboard_writer import Method
 
 
@@ -28,6 +30,7 @@ class RunReport(Callback):
         if trainer.is_global_zero:
             network = pl_module.denoiser.network
             parameters = sum(p.numel() for p in network.parameters())
+            network = network.network if isinstance(network, BesideChannels) else network
             print(f"device:   {describe_device(trainer)}, precision {trainer.precision}")
             print(f"network:  {type(network).__name__}, {parameters:,} parameters, in {type(pl_module).__name__}")
             if hasattr(pl_module, "critic"):
@@ -47,6 +50,8 @@ class RunReport(Callback):
         if last := self.checkpoints.last:
             steps = default_steps(pl_module)
             commands = ["test --ckpt_path {}", f"sample --ckpt_path {{}} --seeds 0-63 --steps {steps} --out samples/"]
+            if hasattr(pl_module, "restore"):
+                commands = [f"restore --ckpt_path {{}} --task {task_of(pl_module.operator) or 'TASK'}"]
             if hasattr(pl_module, "invert"):
                 commands.append("invert --ckpt_path {} --seeds 0-15")
             print(f"checkpoint: {last}\nnext:")

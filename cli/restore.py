@@ -1,4 +1,4 @@
-"""`restore`: inpaint, colourise, upscale, unblur and repair JPEGs with a trained model, and score the results."""
+"""`restore`: what a trained model makes of damaged images, of noise or of strokes, and the scores of it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,15 +9,19 @@ from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
 from cli.inputs import Inputs, check_results, names_of, save_images, test_images, wanted_labels
 from cli.invert import stacked
-from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, method_named
-from cli.restore_run import Problem, Restored, Restorer, Way
-from cli.restore_tasks import TASKS, Damage, read_mask
+from cli.restore_levels import Way, levels_for
+from cli.restore_methods import DENOISE, FEW_STEP, INVERTING, MANY_STEP, SDEDIT, STROKES, method_named
+from cli.restore_operators import operator_of
+from cli.restore_run import Problem, Restored, Restorer, observed
+from cli.restore_tasks import BLUR, FACTOR, QUALITY, TASKS, Damage, read_mask
 from cli.sample import add_checkpoint_options, find_device
 
 if TYPE_CHECKING:
     import argparse
 
     from torch import Tensor
+
+    from evaluation.restoration import Perceptual
 
 
 class Given(NamedTuple):
@@ -34,26 +38,32 @@ def parser() -> OneLineParser:
         prog="main.py restore",
         allow_abbrev=False,
         description="Restore images with a trained model. Clean images are damaged first, so that the result can be "
-        "scored: PSNR, SSIM, and the PSNR of the result damaged again against what was given. Writes each result, "
-        "grid.png (what was given, results, clean images) and scores.json.",
+        "scored: PSNR, SSIM, and the PSNR of the result damaged again against what was given. A model that was trained "
+        "for one task (i2sb, palette) restores that one. Writes each result, grid.png (what was given, results, clean "
+        "images) and scores.json.",
         epilog=" | ".join(f"{name}: {text}" for name, text in TASKS.items()),
     )
     add_checkpoint_options(p)
     p.add_argument("--task", required=True, choices=list(TASKS), help="what was done to the images")
-    p.add_argument("--method", choices=[*FEW_STEP, *INVERTING, *MANY_STEP], help="default: zero-shot, and ddnm for a "
-                   "diffusion model")  # fmt: skip
-    p.add_argument("--steps", type=positive, help="noise levels visited (default: 4, and 20 for a diffusion model)")
+    methods = [*FEW_STEP, *INVERTING, *MANY_STEP, STROKES, SDEDIT, DENOISE, "i2sb", "palette"]
+    p.add_argument("--method", choices=methods, help="default: zero-shot, and ddnm for a diffusion model; strokes have "
+                   "strokes and sdedit, noise has denoise; a model trained for one task has its own")  # fmt: skip
+    p.add_argument("--steps", type=positive, help="noise levels visited (default: 4, 2 for strokes, and 20 for a "
+                   "diffusion model and one trained for the task)")  # fmt: skip
     p.add_argument("--level", type=float, help="the first noise level (default: 2, blind 0.3, of a diffusion model "
-                   "and of what inverts sigma_max)")  # fmt: skip
+                   "and of what inverts sigma_max, of strokes 5.38 times the side over 256); denoise: that "
+                   "of the noise")  # fmt: skip
     p.add_argument("--small", type=float, default=0.1, help="level of the noise that is amplified (default: 0.1)")
     p.add_argument("--mask", type=Path, help="inpaint: an image of the model's size, bright where pixels are kept")
-    p.add_argument("--factor", type=positive, default=2, help="upscale: by how much (default: 2)")
-    p.add_argument("--blur", type=float, default=1.0, help="unblur: standard deviation in pixels (default: 1)")
-    p.add_argument("--quality", type=positive, default=10, help="jpeg: quality factor, 1 to 95 (default: 10)")
+    p.add_argument("--factor", type=positive, help=f"upscale: by how much (default: {FACTOR})")
+    p.add_argument("--blur", type=float, help=f"unblur: standard deviation in pixels (default: {BLUR:g})")
+    p.add_argument("--quality", type=positive, help=f"jpeg: quality factor, 1 to 95 (default: {QUALITY})")
     p.add_argument("--input", type=Path, help="an image file, or a folder of them, cut to the central square and "
                    "resized (default: test images of the run's data)")  # fmt: skip
-    p.add_argument("--damaged", action="store_true", help="the images of --input are damaged already; there are no "
-                   "scores then")  # fmt: skip
+    p.add_argument("--damaged", action="store_true", help="the images of --input are damaged already, or painted; "
+                   "there are no scores then")  # fmt: skip
+    p.add_argument("--lpips", action="store_true", help="score LPIPS too, of colour images of at least 32 pixels; its "
+                   "network's weights are downloaded unless they are there")  # fmt: skip
     p.add_argument("--data", help="a file such as configs/data/digits.yaml, in the place of the run's data")
     p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds "
                    "of the noise (default: 0-15); with --input the seeds alone, one for each image")  # fmt: skip
@@ -69,7 +79,6 @@ def restore(args: Sequence[str]) -> int:
 
 def _restore(options: "argparse.Namespace") -> None:
     from cli.quiet import quiet
-    from diffusion.pixels import from_uint8
     from evaluation.grids import save_png
     from evaluation.report import write_json
     from lightning_modules.checkpoint import load_module
@@ -77,12 +86,14 @@ def _restore(options: "argparse.Namespace") -> None:
     quiet()
     device = find_device(options.device)
     module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
-    way = Way(method_named(options.method, module), options.steps, options.level, options.small)
-    operator = damage_of(options, module).operator(module.image_shape)
-    given = given_images(options, module)
+    method = method_named(options.method, module, options.task)
+    way = Way(method, options.steps, options.level, options.small)
+    operator, lpips = operator_of(damage_of(options, module), module), perceptual(options, module)
+    levels_for(way, module, options.task)  # before any image is read
+    given = given_images(options, module, operator)
     inputs, truth = given.inputs, given.inputs.images if given.clean else None
-    y = operator.measure(from_uint8(inputs.images)) if given.clean else measured(options, inputs.images)
-    problem = Problem(operator, y, wanted_labels(options, module, inputs), inputs.seeds)
+    y = observed(operator, inputs.images, inputs.seeds) if given.clean else measured(options, inputs.images)
+    problem = Problem(operator, y, wanted_labels(options, module, inputs), inputs.seeds, options.task)
     restorer = Restorer(module, device, options.batch_size)
     made = restorer.restore(problem, way)
     shown = {"restored": made.images, "given": problem.given()}
@@ -93,7 +104,7 @@ def _restore(options: "argparse.Namespace") -> None:
     save_images(made.images, inputs.names, options.out)
     rows = [shown[name][:SHOWN] for name in ("given", "restored", "clean") if name in shown]
     save_png(stacked(*rows), options.out / "grid.png")
-    scores = {name: problem.scores(images, truth) for name, images in shown.items()}
+    scores = {name: problem.scores(images, truth, lpips) for name, images in shown.items()}
     write_json(
         options.out / "scores.json",
         {
@@ -120,10 +131,10 @@ def damage_of(options: "argparse.Namespace", module: Any) -> Damage:
         UsageError: the file of the mask is none.
     """
     mask = read_mask(options.mask, module.image_shape) if options.task == "inpaint" else None
-    return Damage(options.task, mask, options.factor, options.blur, options.quality)
+    return Damage(options.task, mask, options.factor, options.blur, options.quality, options.level)
 
 
-def given_images(options: "argparse.Namespace", module: Any) -> Given:
+def given_images(options: "argparse.Namespace", module: Any, operator: Any) -> Given:
     """Test images, or those of --input that can be read.
 
     Raises:
@@ -142,7 +153,8 @@ def given_images(options: "argparse.Namespace", module: Any) -> Given:
     if not path.exists():
         raise UsageError(f"--input {path}: there is no such file or folder")
     if options.damaged:
-        channels, side = damaged_shape(options, channels, side)
+        channels = 1 if options.task == "colourise" else channels
+        side = side // operator.p if options.task == "upscale" else side
     files, images, faults = [], [], []
     encoded = read_folder(path, Limits()).read() if path.is_dir() else iter([(path.name, path.read_bytes)])
     for file, load in encoded:
@@ -161,13 +173,6 @@ def given_images(options: "argparse.Namespace", module: Any) -> Given:
     return Given(Inputs(names, torch.stack(images), seeds, None), not options.damaged, faults)
 
 
-def damaged_shape(options: "argparse.Namespace", channels: int, side: int) -> tuple[int, int]:
-    """Channels and side of an image that is damaged already."""
-    if options.task == "colourise":
-        return 1, side
-    return channels, side // options.factor if options.task == "upscale" else side
-
-
 def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":
     """The measurement that damaged images (N, C, H, W) uint8 are."""
     from diffusion.pixels import from_uint8
@@ -175,6 +180,25 @@ def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":
 
     y = from_uint8(images)
     return y * sum(GREY_WEIGHTS) if options.task == "colourise" else y
+
+
+def perceptual(options: "argparse.Namespace", module: Any) -> "Perceptual | None":
+    """LPIPS, where it is asked for.
+
+    Raises:
+        UsageError: there is nothing to compare with, the images are not such as it is defined for, or its weights are
+            missing.
+    """
+    from evaluation.restoration import Perceptual
+
+    if not options.lpips:
+        return None
+    if options.damaged:
+        raise UsageError("--lpips compares with clean images, and those of --damaged are not")
+    try:
+        return Perceptual(module.image_shape)
+    except ValueError as error:
+        raise UsageError(f"--lpips: {error}") from None
 
 
 def report(
@@ -188,7 +212,13 @@ def report(
     from evaluation.report import narrow_table
 
     names, count = list(scores["restored"]), len(made.images)
-    units = {"psnr": "PSNR, dB", "ssim": "SSIM", "consistency": "PSNR of what is known, dB"}
+    units = {
+        "psnr": "PSNR, dB",
+        "ssim": "SSIM",
+        "lpips": "LPIPS",
+        "consistency": "PSNR of what is known, dB",
+        "residual": "squared distance from what was given, over that of the noise",
+    }
     table = narrow_table(
         f"{options.task}, {count} images", ("images",), [units[name] for name in names],
         "means; at most 60 dB, which is what equal images get",

@@ -1,4 +1,4 @@
-"""How `restore` works: the methods by the names that the command line gives them, and which a model has."""
+"""How `restore` works: the methods by the names that the command line gives them, and which model has which."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -122,6 +122,24 @@ def dps(case: Case) -> "Tensor":
     return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label)
 
 
+def strokes(case: Case) -> "Tensor":
+    from tasks.few_step import stroke_guided as run
+
+    return run(case.denoise, case.y, case.noise, case.label, sigmas=case.levels, sigma_min=case.low)
+
+
+def sdedit(case: Case) -> "Tensor":
+    from tasks.sde_edit import sdedit as run
+
+    return run(case.denoise, case.y, case.levels, case.noise, case.label)
+
+
+def denoise_once(case: Case) -> "Tensor":
+    from tasks.few_step import denoise_at as run
+
+    return run(case.denoise, case.y, case.levels[0], case.label, sigma_min=case.low)
+
+
 FEW_STEP: dict[str, Callable[[Case], "Tensor"]] = {"zero-shot": zero_shot, "corrected": corrected, "blind": blind}
 """Of consistency models and generators; the first is the default."""
 INVERTING: dict[str, Callable[[Case], "Tensor"]] = {
@@ -140,30 +158,56 @@ MANY_STEP: dict[str, Callable[[Case], "Tensor"]] = {
 """Of diffusion models, whose denoiser is a posterior mean."""
 
 
-def methods_of(module: Any) -> dict[str, Callable[[Case], "Tensor"]]:
-    """The methods that a model has; the first is its default.
+STROKES, SDEDIT, DENOISE = "strokes", "sdedit", "denoise"
+"""Methods of one task: from strokes with a few-step model and with a diffusion model, and from noise."""
+
+
+def is_diffusion(module: Any) -> bool:
+    """Whether a model's denoiser is a posterior mean, for which the multi-step methods are derived."""
+    from diffusion.denoisers import EDMDenoiser
+
+    return type(module.ema_denoiser) is EDMDenoiser
+
+
+def paired_name(module: Any) -> str | None:
+    """The method that a model trained on pairs is; None for any other model."""
+    from lightning_modules import I2SBModule, PaletteModule
+
+    kinds = {I2SBModule: "i2sb", PaletteModule: "palette"}
+    return next((name for kind, name in kinds.items() if isinstance(module, kind)), None)
+
+
+def methods_of(module: Any, task: str | None = None) -> dict[str, Callable[[Case], "Tensor"]]:
+    """A model's methods for a task by name, the default first; without a task those of the linear operators and JPEG.
 
     Raises:
         UsageError: it has none.
     """
     from cli.image_to_image import refusal
-    from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+    from diffusion.denoisers import BidirectionalDenoiser
 
-    denoise = module.ema_denoiser
-    if type(denoise) is EDMDenoiser:
-        return MANY_STEP
-    if (reason := refusal(module)) is not None:
+    if (own := paired_name(module)) is not None:
+        return {own: lambda case: module.restore(case.y, case.noise, len(case.levels), case.label)}
+    many = is_diffusion(module)
+    if not many and (reason := refusal(module)) is not None:
         raise UsageError(f"a {type(module).__name__} cannot restore: {reason.partition(':')[0].removeprefix('and ')}")
-    return FEW_STEP | (INVERTING if isinstance(denoise, BidirectionalDenoiser) else {})
+    if task == "strokes":
+        return {SDEDIT: sdedit} if many else {STROKES: strokes}
+    if task == "denoise":
+        return {DENOISE: denoise_once, "ddnm": ddnm, "ddrm": ddrm, "pigdm": pigdm} if many else {DENOISE: denoise_once}
+    if many:
+        return MANY_STEP
+    return FEW_STEP | (INVERTING if isinstance(module.ema_denoiser, BidirectionalDenoiser) else {})
 
 
-def method_named(name: str | None, module: Any) -> str:
-    """The name, or that of the model's default.
+def method_named(name: str | None, module: Any, task: str | None = None) -> str:
+    """The name of a method, the model's default for None.
 
     Raises:
-        UsageError: it is none of this model's.
+        UsageError: it is none of this model's for this task.
     """
-    offered = methods_of(module)
+    offered = methods_of(module, task)
     if name is not None and name not in offered:
-        raise UsageError(f"method {name}: a {type(module).__name__} has {', '.join(offered)}")
+        of = f" for task {task}" if task in ("strokes", "denoise") else ""
+        raise UsageError(f"method {name}: a {type(module).__name__} has {', '.join(offered)}{of}")
     return next(iter(offered)) if name is None else name

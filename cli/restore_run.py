@@ -4,33 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import UsageError
-from cli.image_to_image import levels_down
 from cli.inputs import at, in_batches
-from cli.restore_methods import INVERTING, Case, control, method_named, methods_of
+from cli.restore_levels import Way, levels_for
+from cli.restore_methods import Case, control, method_named, methods_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-FIRST = {"blind": 0.3}
-"""First noise level of the methods that do not start at 2; what inverts goes up to sigma_max."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """How images are restored.
-
-    Args:
-        method: of `cli.restore_methods`; the model's default.
-        steps: noise levels visited, one evaluation each; 4 by default, and 20 for a diffusion model.
-        level: the first of them; 2 by default, blind 0.3, of a diffusion model and of what inverts sigma_max.
-        small: level of the noise that is amplified, of the methods that invert.
-    """
-
-    method: str | None = None
-    steps: int | None = None
-    level: float | None = None
-    small: float = 0.1
+    from evaluation.restoration import Perceptual
 
 
 @dataclass(frozen=True)
@@ -42,12 +23,14 @@ class Problem:
         y: what is left of them (N, ...).
         label: (N,) or None.
         seeds: of the noise of each.
+        task: of `cli.restore_tasks`; None for an operator that any method can be asked to undo.
     """
 
     operator: Any
     y: "Tensor"
     label: "Tensor | None"
     seeds: Sequence[int]
+    task: str | None = None
 
     def given(self) -> "Tensor":
         """What is left of them as images (N, C, H, W) uint8."""
@@ -55,13 +38,21 @@ class Problem:
 
         return to_uint8(self.operator.pseudo_inverse(self.y).clamp(-1, 1))
 
-    def scores(self, images: "Tensor", truth: "Tensor | None" = None) -> dict[str, list[float]]:
-        """PSNR of what is known, and PSNR and SSIM to clean images, by name; one for each image (N, C, H, W) uint8."""
-        from evaluation.restoration import consistency, psnr, ssim
+    def scores(
+        self, images: "Tensor", truth: "Tensor | None" = None, lpips: "Perceptual | None" = None
+    ) -> dict[str, list[float]]:
+        """One number for each image (N, C, H, W) uint8, by name: PSNR of what is known (of a noisy measurement the
+        residual), PSNR and SSIM to clean images, and LPIPS where it is given."""
+        from evaluation.restoration import consistency, psnr, residual, ssim
 
-        found = {"consistency": consistency(self.operator.measure, images, self.y)}
+        operator = self.operator
+        if operator.sigma_y > 0:
+            found = {"residual": residual(operator.measure, images, self.y, operator.sigma_y)}
+        else:
+            found = {"consistency": consistency(operator.measure, images, self.y)}
         if truth is not None:
             found |= {"psnr": psnr(images, truth), "ssim": ssim(images, truth)}
+            found |= {} if lpips is None else {"lpips": lpips(images, truth)}
         return {name: values.tolist() for name, values in found.items()}
 
 
@@ -96,8 +87,9 @@ class Restorer:
         Raises:
             UsageError: the method or a level is none of the model's.
         """
-        name = method_named(way.method, self.module)
-        return self._run(problem, way, name, methods_of(self.module)[name], levels_for(way, self.module))
+        name = method_named(way.method, self.module, problem.task)
+        method = methods_of(self.module, problem.task)[name]
+        return self._run(problem, way, name, method, levels_for(way, self.module, problem.task))
 
     def control(self, problem: Problem, way: Way) -> Restored:
         """What a perfect model would make by a method that inverts: one evaluation at the level of the small noise."""
@@ -137,35 +129,11 @@ class Restorer:
         return Restored(images, name, levels, meter.nfe, meter.seconds_per_image)
 
 
-def levels_for(way: Way, module: Any) -> tuple[float, ...]:
-    """Descending levels, one evaluation each: for a diffusion model Karras' grid down to sigma_min.
+def observed(operator: Any, images: "Tensor", seeds: Sequence[int]) -> "Tensor":
+    """The measurement of clean images (N, C, H, W) uint8; its noise is each one's own, and not the method's."""
+    from diffusion.pixels import from_uint8
+    from diffusion.rng import ImageNoise, derive_seed
 
-    Raises:
-        UsageError: the first is none of the model's, or the small noise is not below all of them.
-    """
-    from diffusion.denoisers import EDMDenoiser
-    from diffusion.grids import KarrasGrid
-
-    low, high = module.denoiser.sigma_min, module.denoiser.sigma_max
-    many, method = type(module.ema_denoiser) is EDMDenoiser, way.method or ""
-    default = high if many or method in ("inversion", "noise-space") else FIRST.get(method, 2.0)
-    level = way.level if way.level is not None else min(max(default, 1.01 * low), high)
-    if not low < level <= high:
-        raise UsageError(f"level {level:g}: it must lie above sigma_min = {low:g}, at most at sigma_max = {high:g}")
-    if many:
-        steps = way.steps or 20
-        return tuple(KarrasGrid().levels(steps, low, level)) if steps > 1 else (level,)
-    levels = levels_down(module, level, way.steps) if way.steps else default_levels(module, level)
-    if method in INVERTING and not 0 < way.small < levels[-1]:
-        raise UsageError(f"small noise {way.small:g}: it must lie above 0 and below the last level, {levels[-1]:.3g}")
-    return levels
-
-
-def default_levels(module: Any, level: float) -> tuple[float, ...]:
-    """Four levels down, or as many as a model has that was trained at a few."""
-    for steps in (4, 3, 2):
-        try:
-            return levels_down(module, level, steps)
-        except UsageError:
-            continue
-    return levels_down(module, level, 1)
+    x0 = from_uint8(images)
+    noise = ImageNoise([derive_seed(seed, "measurement") for seed in seeds], (x0.shape[1], *x0.shape[2:]))
+    return operator.observe(x0, noise)

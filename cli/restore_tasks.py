@@ -15,26 +15,38 @@ TASKS = {
     "upscale": "from means of factor x factor pixels",
     "unblur": "from a Gaussian blur of so many pixels",
     "jpeg": "from a JPEG of a quality",
+    "denoise": "from Gaussian noise of a level, of images in [-1, 1]",
+    "strokes": "an image of the colours and coarse shapes of a painting",
 }
+FACTOR, BLUR, QUALITY = 2, 1.0, 10
+"""Where nothing else is said."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """What was done to images.
+    """What was done to images; None stands for what was not said, and becomes the default.
 
     Args:
         task: of `TASKS`.
         mask: (H, W) bool, True where pixels are kept; the central box is hidden by default. Of inpaint alone.
-        factor: of upscale.
-        blur: standard deviation in pixels, of unblur.
-        quality: 1 to 95, of jpeg.
+        factor: of upscale; 2 by default.
+        blur: standard deviation in pixels, of unblur; 1 by default.
+        quality: 1 to 95, of jpeg; 10 by default.
+        level: standard deviation of the noise, of denoise, which has no default.
     """
 
     task: str
     mask: "Tensor | None" = None
-    factor: int = 2
-    blur: float = 1.0
-    quality: int = 10
+    factor: int | None = None
+    blur: float | None = None
+    quality: int | None = None
+    level: float | None = None
+
+    @property
+    def told(self) -> bool:
+        """Whether it says more than the task."""
+        said = (self.mask, self.factor, self.blur, self.quality)
+        return self.task == "denoise" or any(value is not None for value in said)
 
     def operator(self, shape: tuple[int, int, int]) -> Any:
         """The operator for images of a shape (C, H, W).
@@ -48,10 +60,13 @@ class Damage:
             raise UsageError(str(error)) from None
 
     def _operator(self, channels: int, height: int, width: int) -> Any:
+        import torch
+
         from tasks.jpeg import JPEG
         from tasks.masks import box_mask
         from tasks.operators import AveragePool, Grey, Inpainting
         from tasks.separable import gaussian_blur
+        from tasks.strokes import Strokes
 
         match self.task:
             case "inpaint":
@@ -61,13 +76,20 @@ class Damage:
                     raise ValueError("colourise: this model's images are grey themselves")
                 return Grey()
             case "upscale":
-                if height % self.factor or width % self.factor:
-                    raise ValueError(f"factor {self.factor} does not divide images of {height} x {width} pixels")
-                return AveragePool(self.factor)
+                factor = self.factor or FACTOR
+                if height % factor or width % factor:
+                    raise ValueError(f"factor {factor} does not divide images of {height} x {width} pixels")
+                return AveragePool(factor)
             case "unblur":
-                return gaussian_blur(height, width, self.blur, threshold=0.05)
+                return gaussian_blur(height, width, BLUR if self.blur is None else self.blur, threshold=0.05)
+            case "denoise":
+                if self.level is None:
+                    raise ValueError("task denoise needs a level, the standard deviation of the noise")
+                return Inpainting(torch.ones(height, width, dtype=torch.bool), sigma_y=self.level)
+            case "strokes":
+                return Strokes()
             case _:
-                return JPEG(self.quality)
+                return JPEG(QUALITY if self.quality is None else self.quality)
 
 
 def read_mask(path: Path | str | None, shape: tuple[int, int, int]) -> "Tensor | None":

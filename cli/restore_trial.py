@@ -3,13 +3,13 @@
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
-from cli.restore_run import Problem
-from cli.restore_tasks import Damage
-from diffusion.pixels import from_uint8
+from cli.restore_run import Problem, observed
 from evaluation.features import FeatureNetwork, Features, extract
+from evaluation.restoration import Perceptual
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,15 @@ class Trial:
     problem: Problem
 
     @classmethod
-    def of(cls, damage: Damage, images: Tensor, label: Tensor | None, seeds: Sequence[int]) -> "Trial":
-        """Of clean images (N, C, H, W) uint8, their classes (N,) or None, and the seeds of their restorations' noise.
-
-        Raises:
-            UsageError: the damage is none of such images.
-        """
-        channels, height, width = images.shape[1:]
-        operator = damage.operator((channels, height, width))
-        return cls(images, Problem(operator, operator.measure(from_uint8(images)), label, seeds))
+    def of(cls, operator: Any, images: Tensor, label: Tensor | None, seeds: Sequence[int]) -> "Trial":
+        """Of clean images (N, C, H, W) uint8, their classes (N,) or None, and the seeds of the noise."""
+        return cls(images, Problem(operator, observed(operator, images, seeds), label, seeds))
 
     def beside(self) -> dict[str, Tensor]:
         """What is to stand beside every result: what was given, returned as it is, and the truth."""
         return {"given": self.problem.given(), "clean": self.truth}
 
-    def scores(self, images: Tensor, judge: Judge) -> dict[str, float]:
-        """Means over results (N, C, H, W) uint8: consistency, psnr, ssim; and the judge's distance of all."""
-        found = self.problem.scores(images, self.truth)
+    def scores(self, images: Tensor, judge: Judge, lpips: Perceptual | None = None) -> dict[str, float]:
+        """Means over results (N, C, H, W) uint8, by name, as of `Problem.scores`; and the judge's distance of all."""
+        found = self.problem.scores(images, self.truth, lpips)
         return {name: statistics.fmean(values) for name, values in found.items()} | judge.distance(images)

@@ -9,9 +9,11 @@
 | FlowDenoiser | 1/(1 + t) | -t/(1 + t) | F is the velocity of a straight path |
 | GeneratorDenoiser | EDM's | EDM's | a sample of x0, not its mean |
 | BoundedGenerator | 0 | 1, and a tanh | pixels in (-1, 1) |
+| ConditionalDenoiser | EDM's | EDM's | E[x0 given x and a condition] |
+| BridgeDenoiser | 1 | -t | F is (x - x0)/t on a bridge |
 
-with s = sigma_data, c_in = 1/sqrt(s^2 + t^2) (FlowDenoiser: 1/(1 + t)), c_noise = ln(t)/4. Scalings are float32 at
-least, whatever autocast does to the network.
+with s = sigma_data, c_in = 1/sqrt(s^2 + t^2) (FlowDenoiser: 1/(1 + t), BridgeDenoiser: 1), c_noise = ln(t)/4. Scalings
+are float32 at least, whatever autocast does to the network.
 """
 
 from abc import ABC, abstractmethod
@@ -247,3 +249,49 @@ class BoundedGenerator(GeneratorDenoiser):
 
     def scaled(self, x: Tensor, sigma: Tensor, label: Tensor | None, **inputs: Tensor) -> Tensor:
         return super().scaled(x, sigma, label, **inputs).tanh()
+
+
+class BesideChannels(nn.Module):
+    """A network that is shown a condition as further channels of its input (Palette, arXiv 2111.05826).
+
+    Args:
+        network: `forward(x, c_noise, label)` for inputs of all channels and outputs of an image's.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, *, condition: Tensor) -> Tensor:
+        """x (B, C, H, W), condition (B, C', H, W) -> (B, C, H, W)."""
+        return self.network(torch.cat([x, condition.to(x.dtype)], dim=1), c_noise, label)
+
+
+class ConditionalDenoiser(OneLevelDenoiser):
+    """D(x, t, c) = E[x0 | x, c], the posterior mean of a diffusion model of what a condition c leaves open."""
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return edm_scalings(sigma, self.sigma_data)
+
+    def forward(
+        self, x: Tensor, sigma: float | Tensor, label: Tensor | None = None, condition: Tensor | None = None
+    ) -> Tensor:
+        """x (B, ...) at levels `sigma` (number or (B,)), `label` (B,), `condition` (B, ...) -> x0 (B, ...)."""
+        sigma = self.levels_like(x, sigma)
+        if condition is None:
+            return self.scaled(x, sigma, label)
+        return self.scaled(x, sigma, label, condition=condition)
+
+    def given(self, condition: Tensor | None) -> Denoise:
+        """The plain denoiser of one condition."""
+        return lambda x, sigma, label=None: self(x, sigma, label, condition)
+
+
+class BridgeDenoiser(ConditionalDenoiser):
+    """E[x0 | x] on a bridge (`diffusion/bridge.py`), or E[x0 | x, c] where a condition is given.
+
+    x0 = x - t F(x, c_noise(t)), so that the network's target is (x - x0)/t (I2SB, arXiv 2302.05872, eq. 12).
+    """
+
+    def scalings(self, sigma: Tensor) -> Scalings:
+        return Scalings(torch.ones_like(sigma), -sigma, torch.ones_like(sigma))

@@ -29,6 +29,7 @@ class SampleGrids(Callback):
     |---|---|
     | `real/training_data` | the first batch of this start, as the network is given it |
     | `ema_samples/<n>_evaluations` | images of the seeds; with up to 16 classes, each column is a class |
+    | `restored/<n>_evaluations` | of a model that restores: rows of test images, damaged images, restored ones |
     | `inversion/<n>_evaluations` | of a bidirectional model: rows of test images, their noise, regenerated images |
     | `val/inversion_error_<n>_evaluations` | mean squared error per pixel on [0, 1] |
     | `val/inversion_noise_ratio_<n>_evaluations` | standard deviation of the noise over its level |
@@ -107,6 +108,9 @@ class SampleGrids(Callback):
         writer.flush()
 
     def _draw_samples(self, writer: SummaryWriter, pl_module: Method, steps: int) -> None:
+        if hasattr(pl_module, "restore"):
+            self._draw_restored(writer, pl_module, steps)
+            return
         n, device, label = POINTS if is_planar(pl_module) else self.seeds, pl_module.device, None
         if pl_module.num_classes:
             label = torch.arange(n, device=device) % pl_module.num_classes
@@ -117,6 +121,17 @@ class SampleGrids(Callback):
             rank_zero_info(f"No samples with {steps} evaluations on the dashboard: {reason}")
             return
         show(writer, pl_module, f"ema_samples/{evaluations(steps)}", self._picture(pl_module, x0, label))
+
+    def _draw_restored(self, writer: SummaryWriter, pl_module: Method, steps: int) -> None:
+        assert self.known is not None  # nothing is drawn before the first batch is there
+        x0, label = self.known
+        noise = ImageNoise(range(len(x0)), pl_module.image_shape, x0.device)
+        y = pl_module.operator.observe(x0, noise)
+        restored = pl_module.restore(y, noise, steps, label if pl_module.num_classes else None)
+        thrice = torch.stack([x0, pl_module.operator.pseudo_inverse(y), restored])[:, : 2 * COLUMNS]
+        rows = [row for some in thrice.split(COLUMNS, dim=1) for row in some]
+        picture = image_grid(torch.cat(rows), min(COLUMNS, len(x0)), self.min_side)
+        show(writer, pl_module, f"restored/{evaluations(steps)}", picture)
 
     def _picture(self, pl_module: Method, x0: Tensor, label: Tensor | None = None) -> Picture:
         if is_planar(pl_module):

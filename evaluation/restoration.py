@@ -3,6 +3,7 @@
 PSNR = 10 log10(255^2 / mean (a - b)^2)       dB, of uint8 images; at most 60, which is what equal images get
 SSIM (Wang et al. 2004): a window of 11 Gaussian-weighted pixels (sigma 1.5), below 16 pixels one of 3 x 3;
                                images are mirrored at their border
+LPIPS (Zhang et al. 2018)      of AlexNet, in colour, from 32 pixels on (`Perceptual`)
 """
 
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
+from diffusion.distances import LPIPS
 from diffusion.pixels import from_uint8
 
 CAP = 60.0
@@ -60,6 +62,52 @@ def ssim(images: Tensor, truth: Tensor) -> Tensor:
         images.double(), truth.double(), gaussian_kernel=not small, kernel_size=3, reduction="none", data_range=255.0
     )
     return values.reshape(len(images))
+
+
+def residual(measure: Callable[[Tensor], Tensor], images: Tensor, y: Tensor, sigma_y: float) -> Tensor:
+    """Mean of (A x - y)^2/sigma_y^2 over the measurement (B,), in the place of `consistency` where y is noisy.
+
+    It is about 1 for the clean image, 0 for one that keeps all the noise; above 1 what was given is not respected.
+
+    Args:
+        measure, y: as in `consistency`.
+        images: (B, C, H, W) uint8.
+        sigma_y: standard deviation of the noise of y, > 0.
+    """
+    return ((measure(from_uint8(images).to(y)) - y).double() / sigma_y).square().flatten(1).mean(1)
+
+
+class Perceptual:
+    """LPIPS (B,) of pairs of colour images (B, 3, H, W) uint8: `diffusion.distances.LPIPS` of AlexNet.
+
+    Images are compared at their own size, those below 64 pixels at 64. It depends on that size: values of images of
+    different sizes do not compare.
+
+    Args:
+        image_shape: (C, H, W).
+
+    Raises:
+        ValueError: images that are grey or below 32 pixels; or the weights are neither there nor to be downloaded.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int]):
+        channels, height, width = image_shape
+        if channels != 3 or height != width or height < 32:
+            raise ValueError(
+                f"images of {channels} x {height} x {width}: LPIPS is reported of square colour images of at least 32 "
+                "pixels; AlexNet fails on smaller ones"
+            )
+        try:
+            self.distance = LPIPS("alex", size=max(height, 64))
+        except ValueError as error:
+            raise ValueError(str(error).partition("; ")[0]) from None  # the rest advises another loss
+
+    def __call__(self, images: Tensor, truth: Tensor, batch_size: int = 32) -> Tensor:
+        """Float64, on the CPU."""
+        _check(images, truth)
+        with torch.no_grad():
+            pairs = zip(images.split(batch_size), truth.split(batch_size), strict=True)
+            return torch.cat([self.distance(from_uint8(a), from_uint8(b)).double() for a, b in pairs])
 
 
 def _check(images: Tensor, truth: Tensor) -> None:

@@ -87,6 +87,9 @@ class Scorer(Callback):
         if judge is None:
             rank_zero_info("No scores: they are defined for images, and these data are points.")
             return
+        if hasattr(pl_module, "restore"):
+            rank_zero_info("No scores: this model makes no images of its own. python main.py restore scores it.")
+            return
         evaluations = sampled_steps(pl_module, self.steps)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         train_images, train_labels = data.uint8_images("train")

@@ -112,10 +112,12 @@ def posterior_mean_of(module: Any) -> Learned | None:
 def generates_along_the_ode(module: Any) -> bool:
     """Whether a method's own `sample` in one evaluation aims at the end of the trajectory from sigma_max noise.
 
-    Those distilled for that level alone: KD, PD, reflow. A generator of a GAN has no trajectory to follow.
+    Those distilled for that level alone: KD, PD, reflow. A generator of a GAN has no trajectory to follow, and what
+    restores has no samples.
     """
     denoise = module.ema_denoiser
-    return not isinstance(denoise, GeneratorDenoiser) and not is_map(denoise) and posterior_mean_of(module) is None
+    aims = not isinstance(denoise, GeneratorDenoiser) and not is_map(denoise) and posterior_mean_of(module) is None
+    return aims and not hasattr(module, "restore")
 
 
 @torch.inference_mode()

@@ -7,7 +7,9 @@ from lightning_modules.ct import CTModule
 from lightning_modules.ctm import CTMModule
 from lightning_modules.ddgan import DDGANModule
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.i2sb import I2SBModule
 from lightning_modules.kd import KDModule
+from lightning_modules.palette import PaletteModule
 from lightning_modules.pd import PDModule
 from lightning_modules.radam import RAdam
 from lightning_modules.rectified_flow import RectifiedFlowModule
@@ -23,8 +25,10 @@ __all__ = [
     "DDGANModule",
     "DiffusionModule",
     "FullySharded",
+    "I2SBModule",
     "KDModule",
     "PDModule",
+    "PaletteModule",
     "RAdam",
     "RectifiedFlowModule",
     "SIDDMModule",

@@ -26,6 +26,7 @@ ALLOWED_PACKAGES = (
     "datamodules",
     "diffusion",
     "evaluation",
+    "tasks",
     "torch",
     "lightning",
     "torchvision",

@@ -7,6 +7,7 @@ algorithm does not look at it.
 
 import io
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -48,6 +49,10 @@ class Quality(ABC):
     @abstractmethod
     def measure(self, x: Tensor) -> Tensor:
         """The images (B, 1 or 3, H, W) in [-1, 1], compressed and decompressed: what is known of them."""
+
+    def observe(self, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        """`measure`: a codec adds no noise, and none is drawn."""
+        return self.measure(x)
 
     def ridge_inverse(self, y: Tensor, ratio: float | Tensor) -> Tensor:
         """y/(1 + ratio): the decoded image in the place of a pseudo-inverse."""

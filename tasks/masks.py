@@ -7,6 +7,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from tasks.operators import Inpainting
+
 PLAIN_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
 
 
@@ -35,6 +37,13 @@ def box_mask(
     mask = torch.ones(height, width, dtype=torch.bool)
     mask[top:bottom, left:right] = False
     return mask
+
+
+def box_inpainting(
+    height: int, width: int, rows: tuple[int, int] | None = None, columns: tuple[int, int] | None = None
+) -> Inpainting:
+    """`Inpainting` of a `box_mask`, arguments as there: in a config, where a mask would be a table of its pixels."""
+    return Inpainting(box_mask(height, width, rows, columns))
 
 
 def half_mask(height: int, width: int) -> Tensor:

@@ -37,6 +37,9 @@ class Operator(Protocol):
     def measure(self, x: Tensor) -> Tensor:
         """A x, without noise."""
 
+    def observe(self, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:
+        """A x with noise of standard deviation sigma_y, for which `noise` is called at most once."""
+
     def ridge_inverse(self, y: Tensor, ratio: float | Tensor) -> Tensor:
         """A^T (A A^T + ratio I)^-1 y; ratio >= 0 a number or (B, 1, 1, 1)."""
 

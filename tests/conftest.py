@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: small networks do not share, and tests run abreast
 
 import pytest
+import torch
 from corpus import Corpus
 from small_runs import config, fit
 
@@ -49,3 +50,25 @@ def corpus(tmp_path, capfd, monkeypatch):
     """Commands in an empty folder, which is the current one too."""
     monkeypatch.chdir(tmp_path)
     return Corpus(tmp_path, capfd)
+
+
+@pytest.fixture
+def lpips(monkeypatch):
+    """A factory of LPIPS whose backbone has random weights; w is torchmetrics' own."""
+    import torchvision
+
+    from diffusion.distances import LPIPS
+
+    def features(name, pretrained):
+        torch.manual_seed(0)
+        if name == "vgg16":  # without the classifier, which is most of its weights
+            built = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
+        else:
+            built = getattr(torchvision.models, name)().features
+        for module in built.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                torch.nn.init.kaiming_normal_(module.weight)
+        return built
+
+    monkeypatch.setattr("torchmetrics.functional.image.lpips._get_tv_model_features", features)
+    return LPIPS

@@ -65,12 +65,17 @@ class GaussianPrior:
         eye = torch.eye(len(self.values), dtype=torch.float64).reshape(-1, *self.image_shape)
         return operator.measure(eye).flatten(1).T
 
-    def posterior(self, operator, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean (d,) and covariance (d, d) given y (1, ...)."""
+    def gain(self, operator) -> Tensor:
+        """The matrix (d, m) that makes the posterior's mean of y."""
         a = self.matrix(operator)
         noise = operator.sigma_y**2 * torch.eye(len(a), dtype=torch.float64)
-        gain = self.covariance @ a.T @ torch.linalg.pinv(a @ self.covariance @ a.T + noise, hermitian=True, rtol=1e-13)
-        return gain @ y.flatten(), self.covariance - gain @ a @ self.covariance
+        spread = a @ self.covariance @ a.T + noise
+        return self.covariance @ a.T @ torch.linalg.pinv(spread, hermitian=True, rtol=1e-13)
+
+    def posterior(self, operator, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and covariance (d, d) given y (1, ...)."""
+        gain = self.gain(operator)
+        return gain @ y.flatten(), self.covariance - gain @ self.matrix(operator) @ self.covariance
 
 
 def distance(mean: Tensor, covariance: Tensor, truth: tuple[Tensor, Tensor]) -> float:
@@ -116,8 +121,10 @@ class UnitDraws:
         return drawn.reshape(-1, *self.shape)
 
 
-def exact_distances(restore, prior: GaussianPrior, operator, measurements: Tensor, draws: int) -> list[float]:
-    """W2^2 over the trace for each of the `measurements` (K, ...), without sampling, of a linear method.
+def error_parts(restore, prior: GaussianPrior, operator, measurements: Tensor, draws: int) -> tuple[Tensor, float]:
+    """W2^2 over the trace, without sampling, of a linear method: that of its means (K,), and that of its covariance.
+
+    The first differs from one of the `measurements` (K, ...) to the next, the second does not.
 
     Args:
         restore: (y (B, ...), noise) -> (B, C, H, W), which draws `draws` times.
@@ -126,11 +133,18 @@ def exact_distances(restore, prior: GaussianPrior, operator, measurements: Tenso
     noise = UnitDraws(draws, prior.image_shape)
     roots = restore(torch.zeros(len(noise), *measurements.shape[1:], dtype=torch.float64), noise).flatten(1)
     assert noise.used == draws
-    covariance = roots.T @ roots
-    return [
-        distance(mean, covariance, prior.posterior(operator, y[None]))
-        for mean, y in zip(means, measurements, strict=True)
-    ]
+    truth = measurements.flatten(1) @ prior.gain(operator).T
+    nothing, (_, covariance) = truth[0] * 0, prior.posterior(operator, measurements[:1])
+    return (
+        (means - truth).square().sum(1) / covariance.trace(),
+        distance(nothing, roots.T @ roots, (nothing, covariance)),
+    )
+
+
+def exact_distances(restore, prior: GaussianPrior, operator, measurements: Tensor, draws: int) -> list[float]:
+    """W2^2 over the trace for each of the `measurements` (K, ...), arguments as in `error_parts`."""
+    of_means, of_covariance = error_parts(restore, prior, operator, measurements, draws)
+    return (of_means + of_covariance).tolist()
 
 
 class Case:

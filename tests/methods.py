@@ -17,12 +17,15 @@ from lightning_modules.ct import CTModule
 from lightning_modules.ctm import CTMModule
 from lightning_modules.ddgan import DDGANModule
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.i2sb import I2SBModule
 from lightning_modules.kd import KDModule
+from lightning_modules.palette import PaletteModule
 from lightning_modules.pd import PDModule
 from lightning_modules.rectified_flow import RectifiedFlowModule
 from lightning_modules.siddm import SIDDMModule
 from lightning_modules.teacher_pairs import FreshPairs
 from lightning_modules.ufogen import UFOGenModule
+from tasks.operators import AveragePool
 
 SHAPE = (1, 2, 2)
 
@@ -134,9 +137,34 @@ def ddgan(dropout=None, **options):
     return adversarial(DDGANModule, dropout, **{"latent": True, **options})
 
 
-ONE_NETWORK = [bcm, ct, edm, cd, ctm, pd, kd, rf, reflow]
+def paired(method, *args, dropout=None, **options):
+    def network(image_shape, num_classes, out_channels):
+        return SmallNetwork(image_shape, num_classes, dropout, out_channels=out_channels)
+
+    options = {"total_images": 1000, "operator": AveragePool(2), **options}
+    return method(network, SHAPE, *args, **options)
+
+
+def i2sb(dropout=None, **options):
+    return paired(I2SBModule, dropout=dropout, **{"condition": True, "fill": 0.5, **options})
+
+
+def palette(dropout=None, **options):
+    return paired(PaletteModule, dropout=dropout, levels=LogNormal(-1.2, 1.2), **options)
+
+
+PAIRED = [i2sb, palette]
+"""They restore and have no samples of their own."""
+ONE_NETWORK = [bcm, ct, edm, cd, ctm, pd, kd, rf, reflow, *PAIRED]
 ADVERSARIAL = [ufogen, siddm, ddgan]
 METHODS = [*ONE_NETWORK, *ADVERSARIAL]
+
+
+def made(module, noise, steps, label=None):
+    """Samples, or of a model that restores what it makes of one measurement."""
+    if not hasattr(module, "restore"):
+        return module.sample(noise, steps, label)
+    return module.restore(torch.full((len(noise), 1, 1, 1), 0.3), noise, steps, label)
 
 
 def images(n=6):

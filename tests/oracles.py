@@ -90,11 +90,17 @@ class SmallNetwork(nn.Module):
     """A random network of our signature that depends on all its inputs; `dropout` between its two layers."""
 
     def __init__(
-        self, image_shape: Sequence[int] = (1, 2, 2), num_classes: int = 0, dropout: float | None = None, seed: int = 0
+        self,
+        image_shape: Sequence[int] = (1, 2, 2),
+        num_classes: int = 0,
+        dropout: float | None = None,
+        seed: int = 0,
+        out_channels: int | None = None,
     ):
         super().__init__()
-        size = torch.Size(image_shape).numel()
-        self.first, self.second = nn.Linear(size + 2, 32), nn.Linear(32, size)
+        self.out_shape = (image_shape[0] if out_channels is None else out_channels, *image_shape[1:])
+        size, out_size = torch.Size(image_shape).numel(), torch.Size(self.out_shape).numel()
+        self.first, self.second = nn.Linear(size + 2, 32), nn.Linear(32, out_size)
         self.classes = nn.Embedding(num_classes, 32) if num_classes else None
         self.dropout = nn.Identity() if dropout is None else nn.Dropout(dropout)
         generator = torch.Generator().manual_seed(seed)
@@ -112,7 +118,7 @@ class SmallNetwork(nn.Module):
         self, x: Tensor, c_noise: Tensor, label: Tensor | None = None, c_target: Tensor | None = None, **extra: Tensor
     ) -> Tensor:
         h = self.before(x, c_noise, label, c_target, **extra)
-        return self.second(self.dropout(torch.tanh(h))).reshape(x.shape)
+        return self.second(self.dropout(torch.tanh(h))).unflatten(1, self.out_shape)
 
 
 def orders(errors: Sequence[float]) -> list[float]:

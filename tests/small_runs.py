@@ -24,6 +24,7 @@ ADVERSARIAL = ("UFOGenModule", "SIDDMModule", "DDGANModule")
 DISTILLED = ("CDModule", "CTMModule", "PDModule", "KDModule")
 """Those that need a teacher."""
 TWO_LEVELS = ("BCMModule", "CTMModule")
+UPSCALE = {"class_path": "tasks.operators.AveragePool", "init_args": {"p": 2}}
 ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 1e-3, "fused": True}}
 SMALL = {"width": 16, "depth": 1, "embedding_channels": 8}
 
@@ -67,6 +68,8 @@ MODULES: dict[str, dict[str, Any]] = {
     "UFOGenModule": adversarial(judged={"class_path": "diffusion.ladder.AnyLevelBelow"}),
     "SIDDMModule": adversarial(decoded=2),
     "DDGANModule": adversarial(),
+    "I2SBModule": {"operator": UPSCALE, "condition": True, "fill": 0.5},
+    "PaletteModule": {"operator": UPSCALE, "levels": {"class_path": "diffusion.levels.LogNormal"}},
 }
 
 

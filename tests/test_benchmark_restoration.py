@@ -15,8 +15,12 @@ def content(tmp_path_factory):
     folder = tmp_path_factory.mktemp("restoration")
     modules = {"BCM": "BCMModule", "UFOGen": "UFOGenModule", "EDM": "DiffusionModule"}
     paths = [f"{name}={trained(tmp_path_factory.mktemp(name), module)}" for name, module in modules.items()]
+    blur = {"height": 8, "width": 8, "std": 1.0, "threshold": 0.05}
+    for i, operator in enumerate((None, {"class_path": "tasks.separable.gaussian_blur", "init_args": blur})):
+        options = {} if operator is None else {"operator": operator}
+        paths.append(f"I2SB={trained(tmp_path_factory.mktemp(f'I2SB{i}'), 'I2SBModule', **options)}")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(restoration, "STEPS", {"few": (1, 2), "many": (2, 3)})
+        patch.setattr(restoration, "STEPS", {"few": (1, 2), "many": (2, 3), "paired": (1, 3)})
         patch.setattr(restoration, "LEVELS", {"zero-shot": (1.0, 2.0)})
         options = ["--tasks", "inpaint", "unblur", "--count", "6", "--seeds", "0", "1"]
         files = ["--json", str(folder / "x.json"), "--picture", str(folder / "x.png")]
@@ -34,6 +38,8 @@ def test_every_method_of_every_model(content):
             assert {(task, "EDM", method, steps) for steps in (2, 3)} <= found
     assert ("inpaint", "EDM", "ddrm", 2) in found and ("inpaint", "EDM", "repaint", 2) in found
     assert ("unblur", "EDM", "ddrm", 2) not in found  # made for equal singular values
+    of_pairs = {(r["task"], r["method"], r["steps"]) for r in content["rows"] if r["model"] == "I2SB" and r["nfe"]}
+    assert of_pairs == {("unblur", "i2sb", 1), ("unblur", "i2sb", 3)}  # one of two was trained for neither task
     assert all(r["milliseconds"] > 0 for r in content["rows"] if r["nfe"])
 
 

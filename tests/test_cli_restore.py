@@ -160,3 +160,127 @@ def test_a_model_that_cannot_is_refused(tmp_path_factory, tmp_path, capsys, diff
     assert "a RectifiedFlowModule cannot restore" in capsys.readouterr().err
     assert run(diffusion, tmp_path, "inpaint", "--method", "zigzag") == 2
     assert "method zigzag: a DiffusionModule has ddnm, ddrm" in capsys.readouterr().err
+
+
+# --- models trained for one task --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def i2sb(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("i2sb"), "I2SBModule")
+
+
+@pytest.fixture(scope="module")
+def palette(tmp_path_factory):
+    """Class-conditional, of the central box."""
+    box = {"class_path": "tasks.masks.box_inpainting", "init_args": {"height": 8, "width": 8}}
+    return trained(tmp_path_factory.mktemp("palette"), "PaletteModule", conditional=True, operator=box)
+
+
+def test_a_model_trained_for_a_task_restores_it(i2sb, tmp_path):
+    """By its own operator, named or not, at its own levels, from a small image too."""
+    for name, options in (("default", ()), ("named", ("--factor", 2, "--method", "i2sb"))):
+        assert run(i2sb, tmp_path / name, "upscale", "--seeds", "0-2", "--steps", 3, *options) == 0
+    found = scores(tmp_path / "default")
+    assert (found["method"], found["nfe"], found["operator"]) == ("i2sb", 3, "AveragePool")
+    assert found["levels"][0] == pytest.approx(0.3755, abs=1e-4) and found == scores(tmp_path / "named") | {
+        "seconds_per_image": found["seconds_per_image"]
+    }
+    Image.fromarray(np.full((4, 4), 99, np.uint8)).save(tmp_path / "small.png")
+    assert run(i2sb, tmp_path / "out", "upscale", "--input", tmp_path / "small.png", "--damaged") == 0
+    assert pixels(tmp_path / "out" / "small.png").shape == (8, 8) and scores(tmp_path / "out")["nfe"] == 20
+
+
+def test_palette_restores(palette, tmp_path):
+    assert run(palette, tmp_path, "inpaint", "--seeds", "0-2", "--steps", 2) == 0
+    found = scores(tmp_path)
+    assert (found["method"], found["nfe"], found["levels"]) == ("palette", 2, [80.0, 0.002])
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        (
+            "inpaint",
+            (),
+            "task inpaint: this I2SBModule was trained for AveragePool(sigma_y=0.0, p=2) (task upscale",
+        ),
+        ("upscale", ("--factor", 4), "task upscale: this I2SBModule was trained for AveragePool(sigma_y=0.0, p=2)"),
+        ("upscale", ("--level", 1), "level 1: I2SBModule starts where its training did"),
+        ("upscale", ("--method", "ddnm"), "method ddnm: a I2SBModule has i2sb"),
+        ("upscale", ("--steps", 1000), "steps=1000: 1 to 999 evaluations"),
+        ("denoise", ("--level", 1), "task denoise: this I2SBModule was trained for"),
+        ("strokes", (), "task strokes: this I2SBModule was trained for"),
+    ],
+)
+def test_another_task_is_refused_in_one_line(i2sb, tmp_path, capsys, task, options, message):
+    assert run(i2sb, tmp_path / "out", task, *options) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+# --- noise and strokes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("model", "method"), [("bcm", "denoise"), ("diffusion", "denoise"), ("diffusion", "ddnm")])
+def test_noise_is_taken_away(model, method, tmp_path, request):
+    options = ("--seeds", "0-4", "--level", 0.5, "--steps", 3, "--method", method)
+    assert run(request.getfixturevalue(model), tmp_path, "denoise", *options) == 0
+    found = scores(tmp_path)
+    assert found["nfe"] == (1 if method == "denoise" else 3) and found["levels"][0] == (
+        0.5 if method == "denoise" else 80.0
+    )
+    residual = found["scores"]["clean"]["residual"]
+    assert 0.7 < np.mean(residual) < 1.3 and len(set(residual)) == 5  # every image has noise of its own
+    assert np.mean(found["scores"]["given"]["residual"]) < 0.5  # but for what is cut off at black and white
+
+
+def test_one_evaluation_at_the_level_of_the_noise(bcm, tmp_path):
+    """It is `tasks.few_step.denoise_at`, and a file holds its noise already."""
+    from diffusion.pixels import from_uint8, to_uint8
+    from lightning_modules import load_module
+    from tasks.few_step import denoise_at
+
+    noisy = torch.randint(0, 256, (1, 1, 8, 8), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    Image.fromarray(noisy[0, 0].numpy()).save(tmp_path / "noisy.png")
+    options = ("--input", tmp_path / "noisy.png", "--damaged", "--level", 0.4)
+    assert run(bcm, tmp_path / "out", "denoise", *options) == 0
+    with torch.no_grad():
+        expected = to_uint8(denoise_at(load_module(bcm).ema_denoiser, from_uint8(noisy), 0.4))
+    assert (pixels(tmp_path / "out" / "noisy.png") == expected[0, 0].numpy()).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "steps", "levels"),
+    [("bcm", (), (0.168, 0.07)), ("diffusion", ("--steps", 3), (0.168, 0.0259, 0.002)), ("ufogen", (), None)],
+)
+def test_strokes(model, steps, levels, tmp_path, request):
+    assert run(request.getfixturevalue(model), tmp_path / "a", "strokes", "--seeds", "0-2", *steps) == 0
+    found = scores(tmp_path / "a")
+    assert found["method"] == {"bcm": "strokes", "diffusion": "sdedit", "ufogen": "strokes"}[model]
+    assert levels is None or found["levels"] == pytest.approx(levels, rel=0.05)
+    assert found["nfe"] == len(found["levels"]) and max(found["scores"]["given"]["psnr"]) < 60
+    Image.fromarray(np.full((30, 30, 3), 200, np.uint8)).save(tmp_path / "painting.png")
+    options = ("--input", tmp_path / "painting.png", "--damaged", "--level", 0.3, "--class", 3)
+    options = options if model == "diffusion" else options[:-2]
+    assert run(request.getfixturevalue(model), tmp_path / "b", "strokes", *options) == 0
+    assert pixels(tmp_path / "b" / "painting.png").shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("model", "task", "options", "message"),
+    [
+        ("bcm", "denoise", (), "task denoise needs a level"),
+        ("bcm", "denoise", ("--level", 90), "level 90: this model knows noise from 0.002 to 80"),
+        ("bcm", "denoise", ("--level", 1, "--method", "zigzag"), "a BCMModule has denoise for task denoise"),
+        ("ufogen", "denoise", ("--level", 1.1), "level 1.1: this model was trained at noise of"),
+        ("bcm", "strokes", ("--level", 90), "level 90: it must lie above"),
+        ("bcm", "strokes", ("--method", "zero-shot"), "a BCMModule has strokes for task strokes"),
+        ("bcm", "inpaint", ("--lpips",), "--lpips: images of 1 x 8 x 8: LPIPS is reported of square colour images"),
+        ("bcm", "inpaint", ("--lpips", "--input", "x", "--damaged"), "--lpips compares with clean images"),
+    ],
+)
+def test_bad_noise_strokes_and_scores_are_refused(model, task, options, message, tmp_path, capsys, request):
+    assert run(request.getfixturevalue(model), tmp_path / "out", task, *options) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ from cli import demo as command
 from cli.demo_canvas import canvas_value, read_canvas
 from cli.demo_models import Model, Request
 from cli.errors import UsageError
-from cli.restore_run import Way
+from cli.restore_levels import Way
 from cli.restore_tasks import Damage
 from datamodules import DigitsDataModule
 from diffusion.pixels import from_uint8, to_uint8

@@ -95,26 +95,6 @@ def test_pseudo_huber_needs_a_positive_c():
 # --- LPIPS, with random weights: the trained ones would have to be downloaded ----------------------------------------
 
 
-@pytest.fixture
-def lpips(monkeypatch):
-    """A factory of LPIPS whose backbone has random weights; w is torchmetrics' own."""
-    import torchvision
-
-    def features(name, pretrained):
-        torch.manual_seed(0)
-        if name == "vgg16":  # without the classifier, which is most of its weights
-            built = torchvision.models.vgg.make_layers(torchvision.models.vgg.cfgs["D"])
-        else:
-            built = getattr(torchvision.models, name)().features
-        for module in built.modules():
-            if isinstance(module, torch.nn.Conv2d):
-                torch.nn.init.kaiming_normal_(module.weight)
-        return built
-
-    monkeypatch.setattr("torchmetrics.functional.image.lpips._get_tv_model_features", features)
-    return LPIPS
-
-
 @pytest.mark.parametrize(("net_type", "size"), [("vgg", 32), ("alex", 64), ("squeeze", 64)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lpips_is_torchmetrics_distance_at_the_size(lpips, net_type, size, channels):

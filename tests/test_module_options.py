@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from methods import METHODS, ONE_NETWORK, SHAPE, bcm, cd, ct, edm, gradients, images, kd, pd, reflow, rf
+from methods import METHODS, ONE_NETWORK, SHAPE, bcm, cd, ct, edm, gradients, i2sb, images, kd, palette, pd, reflow, rf
 from oracles import GaussianDenoise
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -71,6 +71,8 @@ COMPILED = {
     "KD": kd,
     "rectified flow": rf,
     "reflow": reflow,
+    "I2SB": i2sb,
+    "Palette": palette,
 }
 """BCM's is compiled to machine code in tests/test_module_sampling.py, and CTM has no `compile`."""
 

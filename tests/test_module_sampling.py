@@ -4,7 +4,26 @@ import shutil
 
 import pytest
 import torch
-from methods import METHODS, SHAPE, bcm, cd, ct, ctm, ddgan, edm, gradients, images, kd, pd, rf, siddm, ufogen
+from methods import (
+    METHODS,
+    SHAPE,
+    bcm,
+    cd,
+    ct,
+    ctm,
+    ddgan,
+    edm,
+    gradients,
+    i2sb,
+    images,
+    kd,
+    made,
+    palette,
+    pd,
+    rf,
+    siddm,
+    ufogen,
+)
 
 from diffusion.curricula import DoublingSteps
 from diffusion.pairs import GridPairs
@@ -15,7 +34,9 @@ from lightning_modules.ct import CTModule
 from lightning_modules.ctm import CTMModule
 from lightning_modules.ddgan import DDGANModule
 from lightning_modules.diffusion import DiffusionModule
+from lightning_modules.i2sb import I2SBModule
 from lightning_modules.kd import KDModule
+from lightning_modules.palette import PaletteModule
 from lightning_modules.pd import PDModule
 from lightning_modules.rectified_flow import RectifiedFlowModule
 from lightning_modules.siddm import SIDDMModule
@@ -32,6 +53,8 @@ def sample_with_steps(module):
         PDModule: (1, 2, 16),
         KDModule: (1,),
         RectifiedFlowModule: (1, 2, 5),
+        I2SBModule: (1, 2, 5),
+        PaletteModule: (1, 2, 5),
         UFOGenModule: (1, 2, 3, 4),
         SIDDMModule: (1, 4),
         DDGANModule: (1, 4),
@@ -46,9 +69,9 @@ def test_samples_take_the_evaluations_asked_for_and_ignore_the_batch(make):
     label = torch.tensor([0, 1, 2])
     for steps in sample_with_steps(module):
         calls.clear()
-        together = module.sample(ImageNoise([5, 6, 7], SHAPE), steps, label)
+        together = made(module, ImageNoise([5, 6, 7], SHAPE), steps, label)
         assert len(calls) == steps and together.shape == (3, *SHAPE) and together.dtype == torch.float32
-        alone = module.sample(ImageNoise([6], SHAPE), steps, label[1:2])
+        alone = made(module, ImageNoise([6], SHAPE), steps, label[1:2])
         torch.testing.assert_close(alone, together[1:2], rtol=1e-4, atol=1e-4)
 
 
@@ -69,6 +92,10 @@ def test_samples_take_the_evaluations_asked_for_and_ignore_the_batch(make):
         (lambda noise: siddm().sample(noise, 0), "steps=0"),
         (lambda noise: ddgan().sample(noise, 5), "steps=5"),
         (lambda noise: edm().sample(noise, -1), "steps=-1"),
+        (lambda noise: i2sb().sample(noise, 1), "I2SBModule makes no images of its own: it restores"),
+        (lambda noise: palette().sample(noise, 1), "PaletteModule makes no images of its own: it restores"),
+        (lambda noise: made(i2sb(), noise, 0), "steps=0: 1 to 999"),
+        (lambda noise: made(palette(), noise, 0), "steps=0"),
     ],
 )
 def test_numbers_of_steps_that_are_not_set_are_refused(call, value):

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from methods import METHODS, ONE_NETWORK, SHAPE, bcm, cd, ct, ctm, gradients, images, pd, siddm
+from methods import METHODS, ONE_NETWORK, SHAPE, bcm, cd, ct, ctm, gradients, images, made, pd, siddm
 
 from diffusion.curricula import CosineDecay, DoublingSteps, SquareRootSteps, TargetRate
 from diffusion.distances import PseudoHuber, SquaredL2
@@ -197,16 +197,16 @@ def test_averages_are_what_is_evaluated(make):
     assert module.ema_denoiser is module.ema.models[0] and not module.ema_denoiser.training
     reference = EMA(module.denoiser, (0.5, 0.9))
     noise = [ImageNoise([0, 1], SHAPE) for _ in range(3)]
-    before = module.sample(noise[0], 1)
+    before = made(module, noise[0], 1)
     with torch.no_grad():
         for parameter in module.denoiser.parameters():
             parameter.add_(0.3)
-    assert torch.equal(module.sample(noise[1], 1), before)  # the weights in training are not
+    assert torch.equal(made(module, noise[1], 1), before)  # the weights in training are not
     for k in range(2):
         module.update_averages(k)
         reference.update(module.denoiser, k)
     torch.testing.assert_close(module.ema.state_dict(), reference.state_dict())
-    assert not torch.equal(module.sample(noise[2], 1), before)
+    assert not torch.equal(made(module, noise[2], 1), before)
 
 
 def test_cts_target_follows_at_its_own_rate():

@@ -1,12 +1,14 @@
 """PSNR and SSIM of each image, against their definitions."""
 
 import math
+import urllib.error
 
 import pytest
 import torch
 from torch.nn.functional import avg_pool2d, pad
 
-from evaluation.restoration import CAP, consistency, psnr, ssim
+from diffusion.pixels import from_uint8
+from evaluation.restoration import CAP, Perceptual, consistency, psnr, residual, ssim
 
 
 def images(n=3, channels=1, side=16, seed=0):
@@ -71,3 +73,43 @@ def test_unlike_images_are_refused(score):
     for other in (images(2), images().float(), images()[0]):
         with pytest.raises(ValueError, match="two uint8 tensors of one shape"):
             score(other, images())
+
+
+def test_residuals_are_over_the_noise():
+    """1 for the truth, 0 for what keeps all the noise, and more than 1 for another image."""
+    truth, generator = images(4, side=32), torch.Generator().manual_seed(1)
+    y = from_uint8(truth) + 0.3 * torch.randn(4, 1, 32, 32, generator=generator)
+    assert residual(lambda x: x, truth, y, 0.3).tolist() == pytest.approx([1] * 4, rel=0.2)
+    assert residual(lambda x: x, truth, from_uint8(truth), 0.3).tolist() == [0] * 4
+    assert residual(lambda x: x, images(4, side=32, seed=2), y, 0.3).min() > 2
+    assert residual(lambda x: avg_pool2d(x, 2), truth, avg_pool2d(y, 2), 0.15).mean() == pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("side", [32, 96])
+def test_lpips_of_each_image(lpips, side):
+    """Of small images at 64 pixels, of others at their own; the batches it takes make no difference."""
+    a, b = images(5, 3, side), images(5, 3, side, seed=1)
+    b[2] = a[2]
+    found = Perceptual((3, side, side))(a, b, batch_size=2)
+    expected = lpips("alex", size=max(side, 64))(from_uint8(a), from_uint8(b))
+    torch.testing.assert_close(found, expected.double())
+    assert found.shape == (5,) and found[2] == 0 and (found > 0).sum() == 4
+
+
+@pytest.mark.parametrize("shape", [(1, 64, 64), (3, 31, 31), (3, 64, 32)])
+def test_images_without_an_lpips(shape):
+    with pytest.raises(ValueError, match="square colour images of at least 32 pixels") as error:
+        Perceptual(shape)
+    assert "\n" not in str(error.value)
+
+
+def test_lpips_without_its_weights(monkeypatch, tmp_path):
+    def offline(*args, **options):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.urlopen", offline)
+    expected = f"LPIPS needs {tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth, .*no network.*"
+    with pytest.raises(ValueError, match=expected) as error:
+        Perceptual((3, 32, 32))
+    assert "\n" not in str(error.value) and "SquaredL2" not in str(error.value)
