@@ -39,8 +39,10 @@ def export(args: Sequence[str]) -> int:
 
 def _export(options: "argparse.Namespace") -> None:
     from cli.model_card import model_card
+    from cli.quiet import quiet
     from lightning_modules.checkpoint import frozen_denoiser, load_module, read_checkpoint
 
+    quiet()
     out: Path = options.out
     if options.push is not None and options.form != "hub":
         raise UsageError(f"--push {options.push}: it goes with --to hub")
