@@ -14,6 +14,8 @@ from lightning_modules.checkpoint import CheckpointError, load_denoiser, read_ch
 from main import main
 from networks import MLP, UNet
 from weights import openai
+from weights.diffusers_export import save_pipeline
+from weights.grid import first_layer, grid, nearest_timesteps
 from weights.pretrained import from_pretrained, save_pretrained
 from weights.table import WeightsError, to_theirs
 
@@ -41,7 +43,7 @@ def imported(folder, source="openai", **options):
     """The checkpoint of a random network of OpenAI's names."""
     unet = network(**options)
     torch.save(to_theirs(openai.table(unet), unet.state_dict()), folder / "published.pt")
-    levels = ["--levels", "80,0.661"] if source == "openai" else []
+    levels = ["--levels", "80,1.382"] if source == "openai" else []
     assert main(["import", "--from", source, str(folder / "published.pt"), *IMPORT, *levels]) == 0
     return folder / "published.ckpt"
 
@@ -116,8 +118,38 @@ def test_diffusers_makes_the_same_images(checkpoint, tmp_path):
                 x = x + (sigma**2 - 0.002**2) ** 0.5 * torch.randn(3, 1, 8, 8, generator=generator)
             x = denoise(x, sigma, label)
         ours = (x / 2 + 0.5).clamp(0, 1)
-        assert 0.3 < ((ours > 0) & (ours < 1)).float().mean()
+        assert ((ours > 0) & (ours < 1)).float().mean() > 0.3
         torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-5)
+
+
+def test_diffusers_takes_a_network_of_our_own_embedding(tmp_path):
+    """On all levels of the grid, though diffusers tells its networks 250 ln(sigma) and ours is told ln(sigma)/4."""
+    diffusers = pytest.importorskip("diffusers")
+    options = {**ARGUMENTS, "embedding_scale": 1.0, "adaptive_scale": False}
+    denoise = ConsistencyDenoiser(network(**options)).requires_grad_(False)
+    told = {"class_path": "networks.UNet", "init_args": {"image_shape": [1, 8, 8], "num_classes": 3, **options}}
+    assert not save_pipeline(denoise, tmp_path / "a", told)
+    unet = diffusers.UNet2DModel.from_pretrained(tmp_path / "a" / "unet")
+    scheduler = diffusers.CMStochasticIterativeScheduler.from_pretrained(tmp_path / "a" / "scheduler")
+    levels = scheduler.sigmas[:40].float()
+    torch.testing.assert_close(levels, grid(0.002, 80.0).float())
+    x, label = torch.randn(40, 1, 8, 8), torch.arange(40) % 3
+    with torch.no_grad():
+        theirs = unet(x, scheduler.timesteps, label).sample
+    torch.testing.assert_close(theirs, denoise.network(x, levels.log() / 4, label), rtol=0, atol=1e-5)
+
+
+def test_an_embedding_that_diffusers_cannot_have(tmp_path):
+    """So many frequencies that the grid tells none from the next: no first layer does the same with diffusers'."""
+    unet = network(embedding_scale=1e6, channels=32, channel_mult=(1, 1))
+    with pytest.raises(WeightsError, match="on the grid they differ"):
+        first_layer(unet, 0.002, 80.0)
+
+
+def test_timesteps_of_the_published_two_steps():
+    """openai/consistency_models e32b69e, scripts/launch.sh: ts 0,22,39 of 40 levels."""
+    assert grid(0.002, 80.0)[22].item() == pytest.approx(1.3824, abs=1e-4)
+    assert nearest_timesteps([80.0, 1.382], 0.002, 80.0) == [22, 0]
 
 
 @pytest.mark.parametrize("form", ["diffusers", "hub", "safetensors"])
@@ -125,7 +157,7 @@ def test_exported_and_imported_again(checkpoint, tmp_path, form):
     """The same tensors, so the same images to the last bit."""
     assert main(["export", "--ckpt_path", str(checkpoint), "--to", form, "--out", str(tmp_path / "a")]) == 0
     source = "diffusers" if form == "diffusers" else "hub"
-    levels = ["--levels", "80,0.661"] if form == "diffusers" else []
+    levels = ["--levels", "80,1.382"] if form == "diffusers" else []
     assert main(["import", "--from", source, str(tmp_path / "a"), *levels]) == 0
     assert torch.equal(outputs(load_denoiser(tmp_path / "a.ckpt")), outputs(load_denoiser(checkpoint)))
     one, two = samples(checkpoint, tmp_path / "1"), samples(tmp_path / "a.ckpt", tmp_path / "2")
@@ -247,7 +279,7 @@ def test_a_refusal_of_the_hub_is_a_line(tmp_path, monkeypatch):
             raise HFValidationError("no such name\nmore")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Refusing)
-    with pytest.raises(export.UsageError, match="no such name; .* is written"):
+    with pytest.raises(export.UsageError, match=r"no such name; .* is written"):
         export.push(tmp_path, "me")
 
 
