@@ -31,9 +31,9 @@ ARGUMENTS = {
 IMPORT = ["--resolution", "8", "--channels_per_head", "32"]
 
 
-def network(**options):
+def network(num_classes=3, **options):
     torch.manual_seed(0)
-    unet = UNet((1, 8, 8), 3, **{**ARGUMENTS, **options})
+    unet = UNet((1, 8, 8), num_classes, **{**ARGUMENTS, **options})
     for parameter in unet.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return unet.eval()
@@ -89,16 +89,28 @@ def test_bidirectional_network_samples_and_inverts(tmp_path):
     assert samples(ckpt, tmp_path / "a", steps="4").shape == (3, 8, 8, 1)
 
 
-def test_scored_like_any_other(checkpoint, tmp_path, capsys):
-    """The data are named, since the file does not name them."""
-    command = ["test", "--ckpt_path", str(checkpoint)]
-    assert main(command) == 2
+def test_data_are_asked_for(checkpoint, capsys):
+    assert main(["test", "--ckpt_path", str(checkpoint)]) == 2
     assert "use --data FILE" in capsys.readouterr().err
-    scores = ["--scores.num_images", "20", "--scores.steps", "[2]", "--scores.out", str(tmp_path / "s.json")]
-    assert main([*command, "--data", "configs/data/digits_conditional.yaml", *scores]) == 2  # of ten classes
-    assert "shape" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_scored_and_restored_like_any_other(tmp_path):
+    """Unconditional, as the digits of the configuration are; the data are named, since the file does not name them."""
+    ckpt = imported(tmp_path, num_classes=0)
+    data = ["--ckpt_path", str(ckpt), "--data", "configs/data/digits.yaml"]
+    scores = ["--scores.num_images", "20", "--scores.steps", "[1,2]", "--scores.out", str(tmp_path / "s.json")]
+    assert main(["test", *data, *scores]) == 0
+    found = json.loads((tmp_path / "s.json").read_text())["scores"]
+    assert {score["protocol"]["source"]["sampling"] for score in found if score["protocol"]["source"]["nfe"]} == {
+        "80",
+        "80 > 1.382",
+    }
+    assert main(["restore", *data, "--task", "inpaint", "--seeds", "0-3", "--out", str(tmp_path / "restored")]) == 0
+    assert (tmp_path / "restored" / "scores.json").is_file()
+
+
+@pytest.mark.slow
 def test_diffusers_makes_the_same_images(checkpoint, tmp_path):
     """One step and two, from the same noise; its generator draws in the order in which ours are given here."""
     diffusers = pytest.importorskip("diffusers")
@@ -152,7 +164,7 @@ def test_timesteps_of_the_published_two_steps():
     assert nearest_timesteps([80.0, 1.382], 0.002, 80.0) == [22, 0]
 
 
-@pytest.mark.parametrize("form", ["diffusers", "hub", "safetensors"])
+@pytest.mark.parametrize("form", [pytest.param("diffusers", marks=pytest.mark.slow), "hub"])
 def test_exported_and_imported_again(checkpoint, tmp_path, form):
     """The same tensors, so the same images to the last bit."""
     assert main(["export", "--ckpt_path", str(checkpoint), "--to", form, "--out", str(tmp_path / "a")]) == 0
@@ -162,12 +174,13 @@ def test_exported_and_imported_again(checkpoint, tmp_path, form):
     assert torch.equal(outputs(load_denoiser(tmp_path / "a.ckpt")), outputs(load_denoiser(checkpoint)))
     one, two = samples(checkpoint, tmp_path / "1"), samples(tmp_path / "a.ckpt", tmp_path / "2")
     assert np.array_equal(one, two) and one.std() > 0
-    assert (tmp_path / "a" / "README.md").is_file() == (form != "safetensors")
+    assert (tmp_path / "a" / "README.md").is_file()
 
 
 def test_run_there_and_back(teacher, tmp_path):
-    """A run's own checkpoint, an MLP, keeps its sampler's settings and its count of images."""
-    assert main(["export", "--ckpt_path", teacher, "--to", "hub", "--out", str(tmp_path / "a")]) == 0
+    """A run's own checkpoint, an MLP, keeps its sampler's settings and its count of images; here without a card."""
+    assert main(["export", "--ckpt_path", teacher, "--to", "safetensors", "--out", str(tmp_path / "a")]) == 0
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors"]
     assert main(["import", "--from", "hub", str(tmp_path / "a")]) == 0
     assert np.array_equal(samples(teacher, tmp_path / "1", "5"), samples(tmp_path / "a.ckpt", tmp_path / "2", "5"))
     assert read_checkpoint(tmp_path / "a.ckpt")["images_seen"] == 256

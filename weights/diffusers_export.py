@@ -90,7 +90,7 @@ def unet_config(unet: UNet, network: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def save_pipeline(denoiser: Denoiser, folder: Path, network: Mapping[str, Any]) -> bool:
-    """Write the folder of a ConsistencyModelPipeline; whether it is the model at every level, and not on the grid alone.
+    """Write the folder of a ConsistencyModelPipeline; whether it is the model at levels off the grid too.
 
     Args:
         denoiser: a consistency model.
