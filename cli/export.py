@@ -39,8 +39,10 @@ def export(args: Sequence[str]) -> int:
 
 def _export(options: "argparse.Namespace") -> None:
     from cli.model_card import model_card
+    from cli.quiet import quiet
     from lightning_modules.checkpoint import frozen_denoiser, load_module, read_checkpoint
 
+    quiet()
     out: Path = options.out
     if options.push is not None and options.form != "hub":
         raise UsageError(f"--push {options.push}: it goes with --to hub")
@@ -56,7 +58,7 @@ def _export(options: "argparse.Namespace") -> None:
         said = write(options.form, partial, frozen_denoiser(module), checkpoint, module)
         if options.form != "safetensors":
             name = (options.push or out.resolve().name).rpartition("/")[2]
-            card = model_card(name, options.form, options.ckpt_path, checkpoint, module)
+            card = model_card(name, options.form, said, options.ckpt_path, checkpoint, module)
             (partial / "README.md").write_text(card, encoding="utf-8")
         partial.rename(out)
     finally:
@@ -78,8 +80,8 @@ def write(form: str, folder: Path, denoiser: Any, checkpoint: dict[str, Any], mo
     if form == "diffusers":
         from weights.diffusers_export import save_pipeline
 
-        save_pipeline(denoiser, folder, network_of(checkpoint))
-        return "a ConsistencyModelPipeline"
+        everywhere = save_pipeline(denoiser, folder, network_of(checkpoint))
+        return f"a ConsistencyModelPipeline{'' if everywhere else ', the model on the levels of its grid alone'}"
     save_pretrained(denoiser, folder, network_of(checkpoint), checkpoint)
     return "model.safetensors and config.json"
 

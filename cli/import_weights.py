@@ -35,7 +35,7 @@ def parser() -> OneLineParser:
     p.add_argument("--channels_per_head", type=int, default=64, help="of the attention of an openai or bcm file "
                    "(default: 64, as of all that are published; 0 for one head)")  # fmt: skip
     p.add_argument("--levels", type=levels, action="append", default=[], help="levels that a consistency model visits "
-                   "by more than one evaluation, as 80,0.661; may be given again")  # fmt: skip
+                   "by more than one evaluation, as 80,1.382; may be given again")  # fmt: skip
     for name, text in (
         ("sigma_data", "standard deviation of its data"),
         ("sigma_min", "its smallest level"),
@@ -52,7 +52,7 @@ def levels(text: str) -> list[float]:
     try:
         return [float(part) for part in text.split(",")]
     except ValueError:
-        raise ArgumentTypeError(f"{text!r} is not a list of levels such as 80,0.661") from None
+        raise ArgumentTypeError(f"{text!r} is not a list of levels such as 80,1.382") from None
 
 
 def import_weights(args: Sequence[str]) -> int:
@@ -62,9 +62,11 @@ def import_weights(args: Sequence[str]) -> int:
 
 def _import(options: "argparse.Namespace") -> None:
     from cli.checkpoints import VerifiedCheckpointIO
+    from cli.quiet import quiet
     from lightning_modules.checkpoint import load_module
     from weights.checkpoint import checkpoint_of
 
+    quiet()
     path: Path = options.path
     out = options.out or path.parent / f"{path.resolve().stem if path.is_file() else path.resolve().name}.ckpt"
     if not path.exists():
@@ -84,13 +86,18 @@ def _import(options: "argparse.Namespace") -> None:
             sigma_max=options.sigma_max,
         )
     checkpoint["imported"] = {"from": options.source, "path": str(path), "sha256": content_sha256(path)}
-    VerifiedCheckpointIO().save_checkpoint(checkpoint, out)
-    module: Any = load_module(out)
+    files = VerifiedCheckpointIO()
+    files.save_checkpoint(checkpoint, out)
+    try:
+        module: Any = load_module(out)
+    except ValueError:  # levels that no denoiser can have
+        files.remove_checkpoint(out)
+        raise
     network, (c, h, w) = module.ema_denoiser.network, module.image_shape
     count = sum(parameter.numel() for parameter in network.parameters())
     classes = f"{module.num_classes} classes" if module.num_classes else "no classes"
-    kind = f"{type(module).__name__}, {type(network).__name__}"
-    print(f"{out}: {kind} of {count / 1e6:.4g} million parameters, images of {c}x{h}x{w}, {classes}")
+    size = f"{type(network).__name__} of {count / 1e6:.4g} million parameters"
+    print(f"{out}: {type(module).__name__}, {size}, images of {c}x{h}x{w}, {classes}")
 
 
 def read(options: "argparse.Namespace") -> "Official":

@@ -9,6 +9,7 @@ import yaml
 
 from cli.run_files import run_directory
 from evaluation.protocol import Protocol
+from weights.grid import grid, nearest_timesteps
 
 KINDS = {
     "safetensors": "Load it by `weights.pretrained.from_pretrained`, or make a checkpoint of it by\n"
@@ -20,12 +21,13 @@ KINDS = {
 }
 
 
-def model_card(name: str, kind: str, ckpt_path: str, checkpoint: Mapping[str, Any], module: Any) -> str:
+def model_card(name: str, kind: str, what: str, ckpt_path: str, checkpoint: Mapping[str, Any], module: Any) -> str:
     """The text of a card.
 
     Args:
         name: of the model.
         kind: what it was exported to.
+        what: that is, in words.
         ckpt_path: the checkpoint; its run's scores are looked for beside it.
         checkpoint: its content.
         module: built of it.
@@ -46,6 +48,8 @@ def model_card(name: str, kind: str, ckpt_path: str, checkpoint: Mapping[str, An
             "## Model",
             "",
             *(f"- {line}" for line in model_lines(module)),
+            f"- here: {what}",
+            *(f"- {line}" for line in (timestep_lines(module) if kind == "diffusers" else ())),
             "",
             "## Data and training",
             "",
@@ -75,6 +79,17 @@ def model_lines(module: Any) -> Iterator[str]:
     yield (f"noise levels from sigma_min = {denoiser.sigma_min:g} to sigma_max = {denoiser.sigma_max:g}; "
            f"sigma_data = {denoiser.sigma_data:g}")  # fmt: skip
     yield f"averaged weights (rate {module.ema.rates[0]:g} a step)"
+
+
+def timestep_lines(module: Any) -> Iterator[str]:
+    """What to give the pipeline of diffusers for the module's own schedules."""
+    denoiser = module.ema_denoiser
+    low, high = denoiser.sigma_min, denoiser.sigma_max
+    for levels in module.schedules:
+        steps = nearest_timesteps(levels, low, high)
+        there = ", ".join(f"{sigma:.4g}" for sigma in grid(low, high)[steps].flip(0).tolist())
+        ours = ", ".join(f"{sigma:g}" for sigma in levels)
+        yield f"for the levels {ours}: `timesteps={steps}`, which are the levels {there}"
 
 
 def training_lines(checkpoint: Mapping[str, Any], module: Any) -> Iterator[str]:

@@ -89,8 +89,8 @@ class Denoiser(nn.Module):
         """`sigma` as (B,) levels on the device of x (B, ...), float32 at least."""
         dtype = torch.promote_types(x.dtype, torch.float32)
         if isinstance(sigma, Tensor):
-            return sigma.to(x.device, dtype).expand(len(x))
-        return torch.full((len(x),), sigma, dtype=dtype, device=x.device)  # filled there: no copy from the host
+            return sigma.to(x.device, dtype).expand(x.shape[0])
+        return torch.full((x.shape[0],), sigma, dtype=dtype, device=x.device)  # filled there: no copy from the host
 
 
 class OneLevelDenoiser(Denoiser, ABC):

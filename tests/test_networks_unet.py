@@ -9,7 +9,7 @@ from torch import nn
 
 from networks import UNet
 from networks.blocks import ResidualBlock, SelfAttention, group_norm
-from networks.embeddings import FourierEmbedding, PositionalEmbedding
+from networks.embeddings import FourierEmbedding, LevelEmbedding, PositionalEmbedding
 
 DDPMPP = {
     "channels": 128,
@@ -177,3 +177,30 @@ def test_fourier_frequencies_are_saved():
     assert not torch.equal(networks[0].embedding.position.frequencies, networks[1].embedding.position.frequencies)
     networks[1].load_state_dict(networks[0].state_dict())
     assert torch.equal(networks[0].embedding.position.frequencies, networks[1].embedding.position.frequencies)
+
+
+def test_norm_groups_must_divide_all_channels():
+    with pytest.raises(ValueError, match="norm_groups=12"):
+        UNet((1, 8, 8), channels=32, channel_mult=(1,), num_blocks=1, norm_groups=12)
+
+
+def test_last_frequency_is_the_slowest():
+    """With `endpoint` cos and sin of c / max_period stand last, and without it those of one step before."""
+    c = torch.tensor([3.0], dtype=torch.float64)
+    last = PositionalEmbedding(8, max_period=64.0, endpoint=True)(c)[0, 3]
+    torch.testing.assert_close(last, (c / 64).cos()[0])
+    before = PositionalEmbedding(8, max_period=64.0)(c)[0, 3]
+    torch.testing.assert_close(before, (c / 64**0.75).cos()[0])
+
+
+@pytest.mark.parametrize("label", [-1, 0, 2])
+def test_class_before_the_first_layer(label):
+    embed = LevelEmbedding(8, 16, 3, label_first=True)
+    c = torch.tensor([0.3])
+    first = embed.position(c) + (embed.label.weight[label] if label >= 0 else 0)
+    torch.testing.assert_close(embed(c, torch.tensor([label]), None), embed.noise_mlp(first))
+
+
+def test_two_levels_take_no_class_before_them():
+    with pytest.raises(ValueError, match="label_first"):
+        LevelEmbedding(8, 16, 3, bidirectional=True, label_first=True)

@@ -1,6 +1,7 @@
 """A consistency model of ours as diffusers' ConsistencyModelPipeline, where its network can be a UNet2DModel.
 
-The pipeline visits levels of a grid alone, sigma_max the first, and tells the network 250 ln(sigma).
+The pipeline visits levels of a grid alone, sigma_max the first, and tells the network 250 ln(sigma); where ours is told
+its level otherwise, the first layer of the embedding is solved for the levels of the grid (`weights.grid`).
 """
 
 import inspect
@@ -16,10 +17,8 @@ from diffusion.denoisers import ConsistencyDenoiser, Denoiser
 from networks.unet import UNet
 from weights.diffusers_folder import WEIGHTS
 from weights.diffusers_unet import BLOCKS, FIXED, table
+from weights.grid import LEVELS, first_layer, is_theirs
 from weights.table import WeightsError, to_theirs
-
-GRID = 40
-"""Levels of the pipeline's grid, as of the published models that were distilled."""
 
 PLAIN: dict[str, Any] = {
     "patch_size": 1,
@@ -29,12 +28,8 @@ PLAIN: dict[str, Any] = {
     "bidirectional": False,
     "latent_size": 0,
     "label_first": False,
-    "embedding_endpoint": False,
-    "embedding_scale": 1000.0,
-    "embedding_max_period": 10_000.0,
-    "fourier_scale": None,
 }
-"""What our U-Net must be built with, since a UNet2DModel has no other; the embedding is that of 250 ln(sigma)."""
+"""What our U-Net must be built with, since a UNet2DModel has no other."""
 
 
 def unet_config(unet: UNet, network: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,8 +89,8 @@ def unet_config(unet: UNet, network: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def save_pipeline(denoiser: Denoiser, folder: Path, network: Mapping[str, Any]) -> None:
-    """Write the folder of a ConsistencyModelPipeline.
+def save_pipeline(denoiser: Denoiser, folder: Path, network: Mapping[str, Any]) -> bool:
+    """Write the folder of a ConsistencyModelPipeline; whether it is the model at levels off the grid too.
 
     Args:
         denoiser: a consistency model.
@@ -112,12 +107,14 @@ def save_pipeline(denoiser: Denoiser, folder: Path, network: Mapping[str, Any]) 
         raise WeightsError(f"ConsistencyModelPipeline has the scalings of a ConsistencyDenoiser, and this model is a "
                            f"{type(denoiser).__name__}")  # fmt: skip
     config = unet_config(unet, network)
-    state = to_theirs(table(unet), {key: value.detach().cpu() for key, value in unet.state_dict().items()})
+    state = {key: value.detach().cpu() for key, value in unet.state_dict().items()}
+    if not (everywhere := is_theirs(unet)):
+        state["embedding.noise_mlp.0.weight"] = first_layer(unet, denoiser.sigma_min, denoiser.sigma_max)
     _write(folder / "unet" / "config.json", config)
-    save_file(state, folder / "unet" / WEIGHTS, metadata={"format": "pt"})
+    save_file(to_theirs(table(unet), state), folder / "unet" / WEIGHTS, metadata={"format": "pt"})
     scheduler = {
         "_class_name": "CMStochasticIterativeScheduler",
-        "num_train_timesteps": GRID,
+        "num_train_timesteps": LEVELS,
         **{name: getattr(denoiser, name) for name in ("sigma_min", "sigma_max", "sigma_data")},
         "s_noise": 1.0,
         "rho": 7.0,
@@ -130,6 +127,7 @@ def save_pipeline(denoiser: Denoiser, folder: Path, network: Mapping[str, Any]) 
         "unet": ["diffusers", "UNet2DModel"],
     }
     _write(folder / "model_index.json", index)
+    return everywhere
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

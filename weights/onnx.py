@@ -1,5 +1,6 @@
 """A denoiser as an ONNX file."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +58,17 @@ def save_onnx(denoiser: Denoiser, path: Path, image_shape: tuple[int, int, int],
     names = list(inputs)
     batch: Any = torch.export.Dim("batch")
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.onnx.export(
-        Positional(denoiser, tuple(names[2:])).eval(),
-        (list(inputs.values()),),
-        str(path),
-        input_names=names,
-        output_names=["x0"],
-        dynamic_shapes=([{0: batch} for _ in names],),
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="# The axis name")  # all inputs share one
+        torch.onnx.export(
+            Positional(denoiser, tuple(names[2:])).eval(),
+            (list(inputs.values()),),
+            str(path),
+            input_names=names,
+            output_names=["x0"],
+            dynamic_shapes=([{0: batch} for _ in names],),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     return names
