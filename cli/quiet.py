@@ -46,6 +46,8 @@ HARMLESS = (
     r"GPU available but not used",
     r".*`tensorboardX` has been removed as a dependency",
     r"Checkpoint directory .* exists and is not empty",
+    # no denoiser changes its network's output in place
+    r"FSDP2-wrapped module \(\w+\) returned a view tensor",
 )
 """Regular expressions that match the beginning of a warning."""
 

@@ -38,17 +38,7 @@ class FullySharded(DDPStrategy):
         """In the place of DDP's wrapper, before the optimizers are built."""
         module = self.lightning_module
         assert module is not None
-        if not module.automatic_optimization:
-            raise ValueError(
-                f"FullySharded takes methods of one network, and a {type(module).__name__} has two: use "
-                f"--trainer.strategy ddp"
-            )
-        if module.hparams.get("compile"):
-            raise ValueError("FullySharded: set --model.init_args.compile false: a loss is compiled as one graph")
-        if getattr(module, "adaptive", False):
-            raise ValueError(
-                "FullySharded: set --model.init_args.adaptive false: no process has the last layer's whole gradient"
-            )
+        check_divisible(module)
         divide(module, self.root_device.type)
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
@@ -91,6 +81,25 @@ class FullySharded(DDPStrategy):
 
     def on_validation_end(self) -> None:
         self._validating.__exit__(None, None, None)
+
+
+def check_divisible(module: LightningModule) -> None:
+    """Refuse what computes otherwise where no process has all weights.
+
+    Raises:
+        ValueError: two networks that play against each other; a compiled loss; or CTM's adaptive weight.
+    """
+    if not module.automatic_optimization:
+        raise ValueError(
+            f"FullySharded takes methods of one network, and a {type(module).__name__} has two: use "
+            f"--trainer.strategy ddp"
+        )
+    if module.hparams.get("compile"):
+        raise ValueError("FullySharded: set --model.init_args.compile false: a loss is compiled as one graph")
+    if getattr(module, "adaptive", False):
+        raise ValueError(
+            "FullySharded: set --model.init_args.adaptive false: no process has the last layer's whole gradient"
+        )
 
 
 def divide(module: LightningModule, device_type: str) -> None:

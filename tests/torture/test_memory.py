@@ -47,10 +47,10 @@ def test_flat(module, steps, tmp_path, capsys):
     slope = np.polyfit(x, resident, 1)[0]
     with capsys.disabled():
         print(
-            f"\n{module}: {steps} steps, {len(resident)} readings: {resident[0]:.1f} MB resident at a fifth of it, "
-            f"{resident[-1]:.1f} at its end, {1000 * slope:+.2f} kB a step (fitted); open files {files.min():.0f} to "
-            f"{files.max():.0f}, {files[-1]:.0f} at the end; threads {threads.min():.0f} to {threads.max():.0f}; "
-            f"child processes at most {children.max():.0f}"
+            f"\n{module}: {steps} steps, {len(resident)} readings: {resident[0]:.1f} MB resident at a fifth of the run,"
+            f" {resident[-1]:.1f} at its end, {1000 * slope:+.2f} kB a step (fitted); open files {files.min():.0f} to"
+            f" {files.max():.0f}, {files[-1]:.0f} at the end; threads {threads.min():.0f} to {threads.max():.0f};"
+            f" child processes at most {children.max():.0f}"
         )
     assert len(resident) > 50
     assert slope * 0.8 * steps < 2

@@ -48,12 +48,13 @@ def hosts():
         ip("netns", "del", name)
 
 
-def start(hosts, rank, options, log, workers=1):
+def start(hosts, rank, options, log, workers=1, restarts=0):
     """torchrun on one of the hosts, in a session of its own; with none, on this machine alone."""
     prefix, interface = hosts[rank] if hosts else ([], "lo")
     nodes, address = max(1, len(hosts)), HOSTS[0] if hosts else "127.0.0.1"
     command = [*prefix, sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--node_rank={rank}"]
     command += [f"--nproc_per_node={workers}", f"--master_addr={address}", "--master_port=29511"]
+    command += [f"--max_restarts={restarts}"]
     trainer = [f"--trainer.devices={workers}", f"--trainer.num_nodes={nodes}", "--trainer.strategy=ddp"]
     return subprocess.Popen(
         [*command, "main.py", "fit", *options, *trainer],
@@ -71,17 +72,27 @@ def ended(agents, logs):
 
 
 def worker_of(agent):
-    """The process that an agent started; `ip netns exec` becomes the agent."""
-    (found,) = Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()
-    return int(found)
+    """The last process that an agent started; `ip netns exec` becomes the agent."""
+    return int(Path(f"/proc/{agent.pid}/task/{agent.pid}/children").read_text().split()[-1])
+
+
+def run_of(folder):
+    content = config("CTModule", images=64 * STEPS)
+    content["checkpoints"]["every_n_images"] = 64 * 20
+    return content, write_config(folder, content)
+
+
+def until_it_saves(directory, agents, logs):
+    deadline = time.monotonic() + PATIENCE
+    while not last_of(directory).exists():
+        assert time.monotonic() < deadline and all(agent.poll() is None for agent in agents), ended(agents, logs)[1]
+        time.sleep(0.02)
 
 
 def test_two_hosts(hosts, tmp_path):
     """What one host with two processes trains, and one process within float error; and after kill -9 of one host's
     worker the same command comes to the same weights, bit for bit."""
-    content = config("CTModule", images=64 * STEPS)
-    content["checkpoints"]["every_n_images"] = 64 * 20
-    path, logs = write_config(tmp_path, content), [tmp_path / f"host_{i}.txt" for i in (0, 1)]
+    (content, path), logs = run_of(tmp_path), [tmp_path / f"host_{i}.txt" for i in (0, 1)]
 
     def trained(directory):
         codes, said = ended([start(hosts, i, quiet_options(path, directory), logs[i]) for i in (0, 1)], logs)
@@ -100,12 +111,23 @@ def test_two_hosts(hosts, tmp_path):
 
     directory = tmp_path / "killed"
     agents = [start(hosts, i, quiet_options(path, directory), logs[i]) for i in (0, 1)]
-    deadline = time.monotonic() + PATIENCE
-    while not last_of(directory).exists():
-        assert time.monotonic() < deadline and all(agent.poll() is None for agent in agents), ended(agents, logs)[1]
-        time.sleep(0.02)
+    until_it_saves(directory, agents, logs)
     os.kill(worker_of(agents[1]), signal.SIGKILL)
     codes, said = ended(agents, logs)
     assert all(codes), said
     assert read_checkpoint(last_of(directory))["images_seen"] < 64 * STEPS
     assert_same_training_state(trained(directory), whole)
+
+
+def test_torchrun_starts_a_killed_worker_again(tmp_path):
+    """--max_restarts: the command is the same, so the run goes on from its last checkpoint."""
+    (_, path), log, whole_log = run_of(tmp_path), tmp_path / "log.txt", tmp_path / "whole.txt"
+    directory, whole = tmp_path / "killed", tmp_path / "whole"
+    agent = start([], 0, quiet_options(path, directory), log, workers=2, restarts=1)
+    until_it_saves(directory, [agent], [log])
+    os.kill(worker_of(agent), signal.SIGKILL)
+    codes, said = ended([agent], [log])
+    assert codes == [0] and said.count("run:      ") == 2, said
+    codes, said = ended([start([], 0, quiet_options(path, whole), whole_log, workers=2)], [whole_log])
+    assert codes == [0], said
+    assert_same_training_state(read_checkpoint(last_of(directory)), read_checkpoint(last_of(whole)))
