@@ -213,7 +213,8 @@ class Scoring:
                     made = str(error)
                 write_json(path, {"context": context, "inversion": made})
             held = json.loads(path.read_text())["inversion"]
-            found.append(held if isinstance(held, str) else InversionScore(**held | {"levels": tuple(held["levels"])}))
+            tuples = {} if isinstance(held, str) else {k: tuple(held[k]) for k in ("levels", "back") if k in held}
+            found.append(held if isinstance(held, str) else InversionScore(**held | tuples))
         return found
 
     def inversion(self, levels: Sequence[float]) -> InversionScore:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from cli.inversion_file import InversionSchedule
     from evaluation.grids import Picture
 
 COLUMNS = 16
@@ -30,7 +31,8 @@ def parser() -> "OneLineParser":
     add_checkpoint_options(p)
     p.add_argument("--seeds", type=parse_seeds, default=list(range(16)), help="which test images, counted from 0; the "
                    "seed of each one's initial noise as well (default: 0-15)")  # fmt: skip
-    p.add_argument("--steps", type=positive, default=1, help="network evaluations from image to noise (default: 1)")
+    p.add_argument("--steps", type=positive, help="network evaluations from image to noise (default: 1)")
+    p.add_argument("--schedule", help="a file of search-schedule --inversion: the levels to visit, there and back")
     p.add_argument("--out", type=Path, default=Path("inversions"), help="folder to write to (default: inversions)")
     p.add_argument("--data", help="a file such as configs/data/digits.yaml (default: the data of the checkpoint's run)")
     return p
@@ -48,7 +50,8 @@ def _invert(options: "argparse.Namespace") -> None:
     from diffusion.denoisers import BidirectionalDenoiser
     from diffusion.pixels import from_uint8, to_uint8
     from diffusion.rng import ImageNoise
-    from diffusion.samplers import inversion_start
+    from diffusion.samplers import ancestral, inversion_start
+    from diffusion.samplers import invert as follow
     from evaluation.generate import Meter
     from evaluation.grids import save_png
     from evaluation.inversion import squared_error
@@ -63,6 +66,8 @@ def _invert(options: "argparse.Namespace") -> None:
             f"{options.ckpt_path} holds a {type(module).__name__}, whose model goes from noise to data only: "
             "inversion needs a BCMModule"
         )
+    way = chosen_way(options, module)
+    levels = way.levels
     images, labels = chosen_test_images(options, module)
 
     way_in, way_out = Meter(denoise.network), Meter(denoise.network)
@@ -73,12 +78,11 @@ def _invert(options: "argparse.Namespace") -> None:
             label = None if labels is None else labels[rows].to(device)
             seeds = [options.seeds[i] for i in rows.tolist()]
             with way_in.batch(len(rows), device):
-                noise = module.invert(x0, ImageNoise(seeds, module.image_shape, device), options.steps, label)
-            levels = next(levels for levels in module.inversions if len(levels) - 1 == options.steps)
+                initial = ImageNoise(seeds, module.image_shape, device)
+                start, visited = inversion_start(x0, levels, initial, denoise.sigma_min)
+                noise = follow(denoise, start, visited, label)
             with way_out.batch(len(rows), device):
-                back = denoise(noise, levels[-1], label)
-            again = ImageNoise(seeds, module.image_shape, device)
-            start, visited = inversion_start(x0, levels, again, denoise.sigma_min)
+                back = ancestral(denoise, noise, (levels[-1], *way.back, denoise.sigma_min), label)
             control = denoise(start, visited[0], label)
             parts.append([(noise / levels[-1]).cpu(), to_uint8(back).cpu(), to_uint8(control).cpu()])
     unit, regenerated, denoised = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -94,7 +98,7 @@ def _invert(options: "argparse.Namespace") -> None:
         ("variance of these images: error of their mean", f"{variance:.6f}"),
         (f"standard deviation of the noise / {large:g}", f"{float(unit.std(correction=0)):.4f}"),
     )
-    path = " -> ".join(f"{level:g}" for level in (*levels, low))
+    path = " -> ".join(f"{level:g}" for level in (*levels, *way.back, low))
     print(
         f"{len(images)} test images through the levels {path}: {way_in.nfe:g} network evaluations in, "
         f"{way_out.nfe:g} out (counted)"
@@ -106,6 +110,20 @@ def _invert(options: "argparse.Namespace") -> None:
     print(
         f"written to {options.out / 'grid.png'}: real images, reconstructions, noise (3 standard deviations are white)"
     )
+
+
+def chosen_way(options: "argparse.Namespace", module: Any) -> "InversionSchedule":
+    """The levels of `--schedule`, or those that the method has for so many `--steps`.
+
+    Raises:
+        UsageError: the file does not fit.
+        ValueError: the method has none.
+    """
+    from cli.inversion_file import InversionSchedule, read_inversion
+
+    if options.schedule is not None:
+        return read_inversion(options.schedule, module, options.steps)
+    return InversionSchedule(type(module).__name__, tuple(module.inversion_levels(options.steps or 1)))
 
 
 def chosen_test_images(options: "argparse.Namespace", module: Any) -> "tuple[Tensor, Tensor | None]":

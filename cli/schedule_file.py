@@ -37,13 +37,31 @@ def schedule_yaml(schedule: Schedule, remarks: list[str]) -> str:
         schedule: what it holds.
         remarks: lines of comment that stand above.
     """
+    return commented({"module": schedule.module, "levels": list(schedule.levels)}, remarks)
+
+
+def commented(content: dict[str, Any], remarks: list[str]) -> str:
+    """YAML text with lines of comment above."""
     lines = [" ".join(remark.split()) for remark in remarks]
-    content = yaml.safe_dump({"module": schedule.module, "levels": list(schedule.levels)}, sort_keys=False)
-    return "".join(f"# {line}\n" for line in lines) + content
+    return "".join(f"# {line}\n" for line in lines) + yaml.safe_dump(content, sort_keys=False)
 
 
 def read_schedule(path: Path | str) -> Schedule:
     """Read a schedule file.
+
+    Raises:
+        UsageError: it is missing or holds something else.
+    """
+    content = read_content(path, {"module", "levels"})
+    levels, module = content["levels"], content["module"]
+    numbers = isinstance(levels, list) and all(type(level) in (int, float) for level in levels)
+    if not isinstance(module, str) or not numbers or not levels:
+        raise UsageError(f"--schedule {path}: module must be a class such as CTModule, levels a list of numbers")
+    return Schedule(module, tuple(float(level) for level in levels))
+
+
+def read_content(path: Path | str, keys: set[str]) -> dict[str, Any]:
+    """What a file of search-schedule with these keys holds.
 
     Raises:
         UsageError: it is missing or holds something else.
@@ -54,13 +72,10 @@ def read_schedule(path: Path | str) -> Schedule:
         raise UsageError(f"--schedule {path}: there is no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UsageError(f"--schedule {path}: this is not YAML") from None
-    if not isinstance(content, dict) or set(content) != {"module", "levels"}:
-        raise UsageError(f"--schedule {path}: it must hold module and levels, as search-schedule writes them")
-    levels, module = content["levels"], content["module"]
-    numbers = isinstance(levels, list) and all(type(level) in (int, float) for level in levels)
-    if not isinstance(module, str) or not numbers or not levels:
-        raise UsageError(f"--schedule {path}: module must be a class such as CTModule, levels a list of numbers")
-    return Schedule(module, tuple(float(level) for level in levels))
+    if not isinstance(content, dict) or set(content) != keys:
+        names = " and ".join(sorted(keys, reverse=True))
+        raise UsageError(f"--schedule {path}: it must hold {names}, as search-schedule writes them")
+    return content
 
 
 def use_schedule(module: Any, path: Path | str, steps: int | None = None) -> Schedule:

@@ -1,15 +1,14 @@
-"""What `search-schedule` minimises: the distance of images sampled through given levels to the training split."""
+"""What `search-schedule` minimises of sampling: the distance of images made through levels to the training split."""
 
 import argparse
-import time
 from functools import cached_property
 from typing import Any
 
 import torch
 
+from cli.level_score import LevelScore
 from cli.run_files import run_directory
-from cli.schedule_file import levels_text, set_levels
-from cli.score_cache import ScoreCache
+from cli.schedule_file import Schedule, level_range, own_levels, schedule_yaml, set_levels
 from evaluation.classifier import ClassifierFeatures
 from evaluation.distances import Moments, frechet_distance, moments
 from evaluation.features import extract, feature_network_for
@@ -24,11 +23,10 @@ from lightning_modules.checkpoint import file_sha256
 CACHE = "schedule_search.json"
 
 
-class ScheduleScore:
-    """The objective of a search: the judge's Frechet distance, always of the same seeds and classes.
+class ScheduleScore(LevelScore):
+    """The judge's Frechet distance, always of the same seeds and classes.
 
-    A score is looked up in the cache first, is kept there, and is printed as a row. It equals what `test` would print
-    for these seeds.
+    It equals what `test` would print for these seeds.
 
     Args:
         module: the method, in evaluation mode.
@@ -40,17 +38,16 @@ class ScheduleScore:
     def __init__(self, module: Any, data: Any, device: torch.device, options: argparse.Namespace):
         self.module, self.device, self.batch_size = module, device, options.batch_size
         self.judge = feature_network_for(module.image_shape, options.inception_weights)
-        self.name = f"fd_{self.judge.name}" if isinstance(self.judge, ClassifierFeatures) else "fid"
+        name = f"fd_{self.judge.name}" if isinstance(self.judge, ClassifierFeatures) else "fid"
         self.images, self.labels = data.uint8_images("train")
         count = options.num_images or self.judge.default_images(len(self.images))
         self.judged, self.compared = self.judge.compared(count, len(self.images))
         self.seeds, self.wanted = range(options.first_seed, options.first_seed + count), None
         if module.num_classes:
             self.wanted = draw_labels(self.seeds, class_counts(self.labels, module.num_classes))
-        self.checkpoint = file_sha256(options.ckpt_path)
         context = {
-            "score": self.name,
-            "checkpoint": self.checkpoint,
+            "score": name,
+            "checkpoint": file_sha256(options.ckpt_path),
             "seeds": seed_ranges(self.seeds),
             "classes": None if self.wanted is None else tensor_sha256(self.wanted),
             "features": self.judge.sha256,
@@ -58,8 +55,8 @@ class ScheduleScore:
             "compared": [self.judged, self.compared],
             "device": device.type,
         }
-        self.cache = ScoreCache(options.cache or run_directory(options.ckpt_path) / CACHE, context)
-        self.rows = self.new = 0
+        cache = options.cache or run_directory(options.ckpt_path) / CACHE
+        super().__init__(name, level_range(module), cache, context)
 
     @property
     def protocol(self) -> str:
@@ -77,18 +74,17 @@ class ScheduleScore:
         self.judge.check(features, self.labels)
         return moments(features.subset(self.compared).features)
 
-    def __call__(self, levels: Levels) -> float:
-        start, score, how = time.monotonic(), self.cache.get(levels), "known"
-        if score is None:
-            score = self.measure(levels)
-            self.cache.put(levels, score)
-            self.new += 1
-            how = f"{time.monotonic() - start:.1f} s"
-        if self.rows == 0:
-            print(f"{'':>4}  {'levels':<36}{self.name:>12}")
-        self.rows += 1
-        print(f"{self.rows:>4}  {levels_text(levels):<36}{score:>12.4f}  {how}", flush=True)
-        return score
+    def own(self, steps: int) -> Levels | None:
+        return own_levels(self.module, steps)
+
+    def remarks(self, best: Levels) -> list[str]:
+        return []
+
+    def file(self, best: Levels, remarks: list[str]) -> str:
+        return schedule_yaml(Schedule(type(self.module).__name__, best), remarks)
+
+    def uses(self, chosen: str) -> list[str]:
+        return [f"test {chosen}", f"sample {chosen} --seeds 0-63 --out samples/"]
 
     def measure(self, levels: Levels) -> float:
         """Generate through the levels, and score."""

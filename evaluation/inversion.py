@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.denoisers import BidirectionalDenoiser
 from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
-from diffusion.samplers import inversion_start, invert
+from diffusion.samplers import ancestral, inversion_start, invert
 from evaluation.gather import gather_strided, strided
 from evaluation.generate import Meter
 
@@ -22,7 +22,7 @@ class InversionScore:
     images: int
     split: str
     levels: tuple[float, ...]
-    """Noise levels visited on the way in; the way back is one step to sigma_min."""
+    """Noise levels visited on the way in."""
     nfe_in: float
     """Network evaluations per image from image to noise, counted."""
     nfe_out: float
@@ -38,6 +38,8 @@ class InversionScore:
     """Of the data: the error of their mean image."""
     noise_ratio: float
     """Standard deviation of the inverted noise over its level; sqrt(1 + sigma_data^2/level^2) for a perfect model."""
+    back: tuple[float, ...] = ()
+    """Levels visited on the way back from the last one to sigma_min; none where it is one step."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for a JSON file."""
@@ -57,10 +59,11 @@ def score_inversion(
     *,
     split: str = "test",
     label: Tensor | None = None,
+    back: Sequence[float] = (),
     batch_size: int = 500,
     device: torch.device | str = "cpu",
 ) -> InversionScore:
-    """Invert real images through `levels`, regenerate them in one step, and measure what was lost.
+    """Invert real images through `levels`, regenerate them, and measure what was lost.
 
     Image i gets the initial noise of seed i. The work is divided among the processes; all get the result.
 
@@ -71,6 +74,7 @@ def score_inversion(
             (0.07, 80).
         split: name of the images' split.
         label: (N,) classes or None.
+        back: descending levels between levels[-1] and sigma_min that are visited on the way back; none for one step.
         batch_size: images per forward pass.
         device: where the denoiser is.
     """
@@ -87,7 +91,7 @@ def score_inversion(
         with way_in.batch(len(rows), device):
             inverted = invert(denoise, start, visited, labels)
         with way_out.batch(len(rows), device):
-            regenerated = denoise(inverted, visited[-1], labels)
+            regenerated = ancestral(denoise, inverted, (visited[-1], *back, denoise.sigma_min), labels)
         control = denoise(start, visited[0], labels)
         flat = inverted.double().flatten(1)
         parts.append(
@@ -112,4 +116,5 @@ def score_inversion(
         denoising_error=denoising_error,
         variance=float((images.double() / 255).var(0, correction=0).mean()),
         noise_ratio=(square - mean**2) ** 0.5 / levels[-1],
+        back=tuple(back),
     )

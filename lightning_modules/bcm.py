@@ -225,12 +225,19 @@ class BCMModule(LightningModule):
 
     def invert(self, x0: Tensor, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
         """Map images (B, C, H, W) in [-1, 1] to their noise, at the level where generation starts."""
+        start, visited = inversion_start(x0, self.inversion_levels(steps), noise, self.denoiser.sigma_min)
+        return invert(self.ema_denoiser, start, visited, label)
+
+    def inversion_levels(self, steps: int) -> Sequence[float]:
+        """The levels visited by an inversion of so many evaluations.
+
+        Raises:
+            ValueError: none are set for that number.
+        """
         for levels in self.inversions:
             if len(levels) - 1 == steps:
-                break
-        else:
-            raise ValueError(f"steps={steps}: inversions are set for {[len(s) - 1 for s in self.inversions]}")
-        return invert(self.ema_denoiser, *inversion_start(x0, levels, noise, self.denoiser.sigma_min), label)
+                return levels
+        raise ValueError(f"steps={steps}: inversions are set for {[len(s) - 1 for s in self.inversions]}")
 
     def validation_step(self, batch: tuple[Tensor, Tensor | None], batch_idx: int) -> None:
         log_loss(self, "val/loss", batch, batch_idx)
