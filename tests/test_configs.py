@@ -85,7 +85,7 @@ def teacher_of(images, tmp_path_factory):
 def test_there_are_the_configs_of_the_readme():
     promised = {"bcm.yaml", "bcm_digits_long.yaml", "bcm_mnist.yaml", "bcm_cifar10.yaml", "bcm_imagenet64.yaml"}
     promised |= {"cd.yaml", "cd_cifar10.yaml", "cd_imagenet64.yaml", "pd.yaml", "kd.yaml", "ctm.yaml"}
-    promised |= {"rectified_flow.yaml", "reflow.yaml", "rf_distill.yaml"}
+    promised |= {"i2sb.yaml", "palette.yaml", "rectified_flow.yaml", "reflow.yaml", "rf_distill.yaml"}
     promised |= {f"{m}{data}.yaml" for m in ("ufogen", "siddm", "ddgan") for data in ("", "_mnist", "_cifar10")}
     assert promised | {"ct.yaml", "ct_cifar10.yaml", "diffusion.yaml"} <= set(RUNS)
 
@@ -95,6 +95,20 @@ def test_trains_a_batch(name, images, teacher_of, capsys):
     options = [*SMALL, *shrunk(name, images), *data_options(name, images), *teacher_of(name)]
     assert main(["fit", "--config", str(CONFIGS / name), *options]) == 0
     assert "trained on 2 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", sorted(p.name for p in (CONFIGS / "task").glob("*.yaml")))
+def test_a_second_config_sets_the_task(name, capsys):
+    """And its resolved form tells the operator in full, so that it needs neither file."""
+    first = f"{name.split('_')[0]}.yaml"
+    options = ["--config", str(CONFIGS / first), "--config", str(CONFIGS / "task" / name)]
+    assert main(["fit", *options, "--print_config"]) == 0
+    init = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    operator = yaml.safe_load((CONFIGS / "operator" / f"digits_{name.split('_')[1]}").read_text())
+    assert init["operator"]["class_path"] == operator["class_path"]
+    assert operator["init_args"].items() <= init["operator"]["init_args"].items() and init["total_images"] == 600_000
+    if name == "i2sb_inpaint.yaml":
+        assert main(["fit", *options, *SMALL]) == 0
 
 
 @pytest.mark.parametrize("name", RUNS)
