@@ -53,7 +53,10 @@ def test_the_script_trains_and_goes_on(tmp_path):
     for i in range(4):
         Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)).save(images / f"{i}.png")
     script = Path(gpu_checks.__file__).with_name("gpu.sh").read_text()
-    script = script.replace('"${network[@]}"', '"${network[@]}" --trainer=configs/trainer/cpu.yaml --grids.seeds=1')
+    script = script.replace(
+        '"${network[@]}"',
+        '"${network[@]}" --trainer=configs/trainer/cpu.yaml --grids.seeds=1 --data.init_args.batch_size=2',
+    )
     script = script.replace("compile=true", "compile=false").replace("0-63", "0-1")
     (changed := Path(gpu_checks.__file__).with_name("gpu_test.sh")).write_text(script)
     try:
