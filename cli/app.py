@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -130,6 +131,12 @@ class FewstepCLI(LightningCLI):
         except ArgumentError as error:
             options = {a.dest for p in self._subcommand_parsers.values() for a in p._actions}
             raise UsageError(explain_parsing(error, options)) from None
+        given = self.config[self.config.subcommand]
+        for key in ("trainer", "checkpoints", "scores", "curves", "grids", "game"):
+            if not isinstance(given[key], Namespace):
+                raise UsageError(f"{key}: options by name expected, not {given[key]}")
+        if nan := next((key for key, value in given.items() if value != value), None):
+            raise UsageError(f"{nan}: a number expected, not nan")
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's, which lets a checkpoint's hyper-parameters overrule, unsaid, what the user typed."""
@@ -188,7 +195,12 @@ class FewstepCLI(LightningCLI):
             )
         plugins = settings["plugins"] or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), VerifiedCheckpointIO()]
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except BaseException:
+            if self.subcommand == "fit" and self.run_directory is not None:
+                remove_run_directory(self.run_directory)
+            raise
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         keep = next(c for c in callbacks if isinstance(c, KeepCheckpoints))
