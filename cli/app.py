@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -138,6 +139,12 @@ class FewstepCLI(LightningCLI):
         except ArgumentError as error:
             options = {a.dest for p in self._subcommand_parsers.values() for a in p._actions}
             raise UsageError(explain_parsing(error, options)) from None
+        given = self.config[self.config.subcommand]
+        for key in ("trainer", "checkpoints", "scores", "curves", "grids", "game"):
+            if not isinstance(given[key], Namespace):
+                raise UsageError(f"{key}: options by name expected, not {given[key]}")
+        if nan := next((key for key, value in given.items() if value != value), None):
+            raise UsageError(f"{nan}: a number expected, not nan")
 
     def _parse_ckpt_path(self) -> None:
         """Not Lightning's, which lets a checkpoint's hyper-parameters overrule, unsaid, what the user typed."""

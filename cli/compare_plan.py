@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import Path_fr
 
 from cli.errors import UsageError, did_you_mean, explain_parsing
+from lightning_modules.checkpoint import read_yaml, restricted_imports
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Plan:
 
     def goal(self, name: str) -> int:
         """Images after which a method is trained."""
-        content = yaml.safe_load(self.config(name).read_text())
+        content = read_yaml(self.config(name).read_text())
         return self.total_images or int(content["model"]["init_args"]["total_images"])
 
 
@@ -182,7 +182,7 @@ def config_texts(path: Path) -> Iterator[str]:
     """The text of a config and of the files that it includes."""
     text = path.read_text()
     yield text
-    for value in leaves(yaml.safe_load(text)):
+    for value in leaves(read_yaml(text)):
         if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
             yield from config_texts(path.parent / value)
 
@@ -216,8 +216,8 @@ def parse_plan(args: Sequence[str]) -> tuple[Plan, int, int]:
     if not args:
         raise UsageError("compare needs --config FILE, e.g. configs/compare_digits.yaml")
     try:
-        parsed = parser.parse_args(list(args))
-        built = parser.instantiate_classes(parsed)
+        with restricted_imports(["cli.compare_plan"]):
+            built = parser.instantiate_classes(parser.parse_args(list(args)))
     except ArgumentError as error:
         raise UsageError(explain_parsing(error, [a.dest for a in parser._actions])) from None
     for name in ("jobs", "threads"):

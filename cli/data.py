@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from cli.errors import UsageError, explain_parsing
-from lightning_modules.checkpoint import restricted_imports
+from lightning_modules.checkpoint import read_yaml, restricted_imports
 
 
 def load_data(config: str, path: str | None = None, allow: Sequence[str] = ()) -> Any:
@@ -26,7 +25,7 @@ def load_data(config: str, path: str | None = None, allow: Sequence[str] = ()) -
     """
     if path is not None and not Path(path).is_file():
         raise UsageError(f"there is no file {path}")
-    content = yaml.safe_load(config) | ({"data": path} if path else {})
+    content = read_yaml(config) | ({"data": path} if path else {})
     if "data" not in content:
         raise UsageError("the configuration has no data section: give --data FILE")
     parser = ArgumentParser(exit_on_error=False)
@@ -39,4 +38,9 @@ def load_data(config: str, path: str | None = None, allow: Sequence[str] = ()) -
             parsed = parser.parse_object(chosen)
         except ArgumentError as error:
             raise UsageError(explain_parsing(error, ())) from None
-        return parser.instantiate_classes(parsed).data
+        data = parser.instantiate_classes(parsed).data
+    if not hasattr(data, "uint8_images"):
+        raise UsageError(
+            f"{path or 'the data section'}: it names no datamodule of images, such as configs/data/digits.yaml"
+        )
+    return data

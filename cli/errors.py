@@ -95,7 +95,8 @@ def explain(error: BaseException) -> str | None:
     """One line for an error that the user can mend, None for any other.
 
     That is: an unusable checkpoint, a missing file, a place that cannot be written to, a setting that Lightning
-    refuses, a ValueError raised by this project's own code or by an optimizer, and weights that do not fit the model.
+    refuses, a ValueError raised by this project's own code or by an optimizer, weights that do not fit the model, and
+    a checkpoint without the state that a run goes on from.
     """
     if fault := fault_of_machine(error):
         done = "written" if fault.errno in FULL else "read or written"
@@ -110,12 +111,17 @@ def explain(error: BaseException) -> str | None:
             mistaken = isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError)
             if mistaken or cause.errno in MISTAKEN:
                 return f"{cause.filename}: {str(cause.strerror).lower()}"
-        if isinstance(cause, ValueError | FileNotFoundError) and _was_meant(cause.__traceback__):
+        if isinstance(cause, UnicodeDecodeError):
+            return f"a file that should be text is not UTF-8: {text}"
+        if isinstance(cause, ValueError | TypeError | FileNotFoundError) and _was_meant(cause.__traceback__):
             return text
         if isinstance(cause, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
             lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             return f"the checkpoint's weights do not fit the model: {lines[0] if lines else text}{more}"
+    if _while_resuming(error.__traceback__):
+        reason = f"{type(error).__name__}: {error}"[:200]
+        return f"the checkpoint does not hold the state of a run that can go on ({reason})"
     return None
 
 
@@ -126,6 +132,16 @@ def fault_of_machine(error: BaseException | None) -> OSError | None:
             return error
         error = error.__cause__ or error.__context__
     return None
+
+
+def _while_resuming(traceback: TracebackType | None) -> bool:
+    """Whether an error came about when Lightning took the state of a run from a checkpoint."""
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_globals.get("__name__") == "lightning.pytorch.trainer.connectors.checkpoint_connector":
+            return "restore" in frame.f_code.co_name or "resume" in frame.f_code.co_name
+        traceback = traceback.tb_next
+    return False
 
 
 def _was_meant(traceback: TracebackType | None) -> bool:
@@ -157,6 +173,8 @@ def explain_parsing(error: BaseException, options: Iterable[str]) -> str:
         return f"there is no option {option}{did_you_mean(option, options)}"
     if match := re.search(r"Option '([^']+)' is not accepted", reason):
         option = match[1].split(".")[0]
+        if not (key or owner):
+            return f"there is no option {option}{did_you_mean(option, options)}"
         return f"{at}{owner or 'this class'} has no argument {option}{did_you_mean(option, _parameters(owner))}"
     if match := re.search(r"arguments are required: (.*)", reason):
         names = match[1].replace("init_args.", "")

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cli.arguments import option_values
 from cli.checkpoints import first_process, write_text
 from cli.errors import UsageError
-from lightning_modules.checkpoint import read_checkpoint
+from lightning_modules.checkpoint import read_checkpoint, read_yaml
 
 CONFIG = "config.yaml"
 
@@ -38,7 +38,7 @@ def new_run_directory(root: Path, name: str) -> Path:
     number = max(taken, default=-1) + 1
     while True:
         try:
-            (directory := root / name / f"{number:03d}").mkdir()
+            (directory := root / name / f"{number:03d}").mkdir(parents=True)
             return directory
         except FileExistsError:
             number += 1
@@ -69,9 +69,13 @@ def held_directory(directory: Path | None) -> Iterator[None]:
 
 
 def remove_run_directory(directory: Path) -> None:
-    """Remove the directory of a run that took no step, unless it holds a checkpoint; on the first process."""
+    """Remove the directory of a run that took no step, unless it holds a checkpoint, and the empty ones above it that
+    were made for it; on the first process."""
     if first_process() and not any(directory.glob("checkpoints/*.ckpt")):
         shutil.rmtree(directory, ignore_errors=True)
+        with suppress(OSError):
+            directory.parent.rmdir()
+            directory.parent.parent.rmdir()
 
 
 def run_directory(ckpt_path: str) -> Path:
@@ -141,7 +145,7 @@ def conflicts(config: dict[str, Any], checkpoint: dict[str, Any]) -> Iterator[st
         config: as it will be used.
         checkpoint: with its own configuration under "config".
     """
-    theirs = yaml.safe_load(checkpoint.get("config", "{}"))
+    theirs = read_yaml(checkpoint.get("config", "{}"))
     for section in ("seed_everything", "model", "data"):
         if section in theirs and section in config:
             mine = without_links({section: config[section]})[section]

@@ -86,8 +86,10 @@ def _read_yaml(path: str) -> str:
     """A file's class_path and init_args as one word."""
     import yaml
 
+    from lightning_modules.checkpoint import read_yaml
+
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = read_yaml(Path(path).read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it cannot be read as YAML"
         raise UsageError(f"--sampler {path}: {reason}") from None

@@ -9,6 +9,7 @@ import yaml
 
 from cli.errors import UsageError
 from lightning_modules.bcm import BCMModule, BCMPlan
+from lightning_modules.checkpoint import read_yaml
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def read_content(path: Path | str, keys: set[str]) -> dict[str, Any]:
         UsageError: it is missing or holds something else.
     """
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = read_yaml(Path(path).read_text())
     except OSError:
         raise UsageError(f"--schedule {path}: there is no such file") from None
     except (yaml.YAMLError, UnicodeDecodeError):

@@ -16,6 +16,7 @@ with s = sigma_data, c_in = 1/sqrt(s^2 + t^2) (FlowDenoiser: 1/(1 + t), BridgeDe
 are float32 at least, whatever autocast does to the network.
 """
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple, Protocol
 
@@ -78,10 +79,10 @@ class Denoiser(nn.Module):
 
     def __init__(self, network: nn.Module, sigma_data: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 80.0):
         super().__init__()
-        if sigma_data <= 0:
-            raise ValueError(f"sigma_data={sigma_data}: it must be > 0")
-        if not 0 < sigma_min < sigma_max:
-            raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: 0 < sigma_min < sigma_max is needed")
+        if not 0 < sigma_data < math.inf:
+            raise ValueError(f"sigma_data={sigma_data}: it must be > 0 and finite")
+        if not 0 < sigma_min < sigma_max < math.inf:
+            raise ValueError(f"sigma_min={sigma_min}, sigma_max={sigma_max}: 0 < sigma_min < sigma_max < inf is needed")
         self.network = network
         self.sigma_data, self.sigma_min, self.sigma_max = sigma_data, sigma_min, sigma_max
 

@@ -3,14 +3,15 @@
 import hashlib
 import os
 import re
-from argparse import ArgumentError
-from collections.abc import Iterator, Mapping, Sequence
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -49,6 +50,10 @@ DENIED_PATHS = (
 )
 
 
+MOST_VALUES, DEEPEST = 1_000_000, 100
+"""Of a configuration, when every value is counted as often as it is named."""
+
+
 class CheckpointError(ValueError):
     """A checkpoint that cannot be read or used; the message is one line."""
 
@@ -56,8 +61,8 @@ class CheckpointError(ValueError):
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a checkpoint's dictionary onto the CPU.
 
-    Where a file `path + ".sha256"` stands beside it, the content is verified against it: a flipped byte would otherwise
-    load without a word.
+    Where a file `path + ".sha256"` stands beside it, the content is verified against it, and otherwise against the
+    archive's own checksums, which torch does not look at: a flipped byte would load without a word.
 
     Raises:
         CheckpointError: the file is missing, damaged, or holds more than tensors and plain values. The message names
@@ -68,24 +73,107 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
         raise CheckpointError(f"there is no checkpoint {path}")
     digest = path.with_name(path.name + ".sha256")
     try:
-        if digest.is_file() and file_sha256(path) != digest.read_text().split()[0]:
+        if digest.is_file() and file_sha256(path) != digest.read_text().partition(" ")[0]:
             raise CheckpointError("its content does not match its .sha256")
+        _check_archive(path, checksums=not digest.is_file())
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
             raise CheckpointError("it is not a checkpoint of a training run")
+        _check_values(checkpoint)
     except Exception as error:  # torch raises many kinds for a damaged file
         reason = str(error).split("\n")[0][:200] or type(error).__name__
-        others = [p for p in path.parent.glob("*.ckpt") if not p.samefile(path)]  # last.ckpt may be a link
+        files = [p for p in path.parent.glob("*.ckpt") if p.exists()]
+        others = [p for p in files if not p.samefile(path)]  # last.ckpt may be a link
         previous = max(others, key=lambda p: p.name, default=None)  # clocks differ, and images are counted
         hint = f"; the previous one is {previous}" if previous else ""
         raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from None
     return checkpoint
 
 
+def _check_archive(path: Path, checksums: bool) -> None:
+    """Refuse an archive that torch would unpack to any size, or read in spite of a checksum that does not match.
+
+    Raises:
+        CheckpointError: naming the fault.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if any(m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members):
+            raise CheckpointError("it is compressed, as torch never writes it")
+        if sum(m.file_size for m in members) > path.stat().st_size:
+            raise CheckpointError("its parts overlap")
+        if checksums and (damaged := archive.testzip()):
+            raise CheckpointError(f"{damaged} in it does not match its checksum")
+
+
+def _check_values(checkpoint: dict[str, Any]) -> None:
+    """Refuse a checkpoint whose parts are not what a run writes, before anything is made of them.
+
+    Raises:
+        CheckpointError: naming the part.
+    """
+    state, arguments = checkpoint["state_dict"], checkpoint.get("hyper_parameters", {})
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise CheckpointError("its state_dict holds no weights by name")
+    if other := next((k for k, v in state.items() if not (isinstance(v, Tensor) or k.endswith("_extra_state"))), None):
+        raise CheckpointError(f"its state_dict holds no tensor as {other}")
+    if not isinstance(arguments, dict) or not all(isinstance(key, str) for key in arguments):
+        raise CheckpointError("its hyper_parameters are no arguments by name")
+    if not isinstance(checkpoint.get("config", ""), str):
+        raise CheckpointError("its config is no text")
+    for name, kind in (("images_seen", int), ("training_seconds", int | float)):
+        if not isinstance(value := checkpoint.get(name, 0), kind) or isinstance(value, bool) or not 0 <= value < 2**63:
+            raise CheckpointError(f"its {name} is no number from 0")
+    check_size(arguments)
+
+
 def file_sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_size(content: Any) -> None:
+    """Refuse nested dictionaries and lists that have no end, or that grow beyond reason when they are written out.
+
+    A list that is in itself, or is named twice in each list of a long chain, takes a few bytes in a file.
+
+    Raises:
+        ValueError: there are more than a million values, or more than 100 levels.
+    """
+    count, level = 0, [content]
+    for _ in range(DEEPEST):
+        held = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, dict | list | tuple)]
+        count += sum(len(values) for values in held)
+        if count > MOST_VALUES:
+            raise ValueError(f"it is nested to more than {MOST_VALUES:,} values")
+        level = [value for values in held for value in values]
+    if level:
+        raise ValueError(f"it is nested more than {DEEPEST} levels deep")
+
+
+def _safe_load(text: str) -> Any:
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
+def read_yaml(text: str, load: Callable[[str], Any] = _safe_load) -> Any:
+    """Read YAML of plain values that stays as small as it looks: a list may name another many times, or itself.
+
+    Args:
+        text: what to read.
+        load: a safe loader.
+
+    Raises:
+        yaml.YAMLError: it is none, or longer than a million characters, or `check_size` refuses what it grows to.
+    """
+    if len(text) > MOST_VALUES:
+        raise yaml.YAMLError(f"a text of {len(text):,} characters, allowed are {MOST_VALUES:,}")
+    try:
+        content = load(text)
+        check_size(content)
+    except (ValueError, RecursionError) as error:  # a number or a date that is none, too
+        raise yaml.YAMLError(str(error)) from None
+    return content
 
 
 def class_paths(value: Any) -> Iterator[str]:
@@ -102,23 +190,28 @@ def class_paths(value: Any) -> Iterator[str]:
 
 @contextmanager
 def restricted_imports(allow: Sequence[str] = ()) -> Iterator[None]:
-    """Inside the block, a class path that jsonargparse reads may name the allowed packages alone.
+    """Inside the block, a class path that jsonargparse reads may name the allowed packages alone, and a text that it
+    reads must stay as small as it looks (`read_yaml`).
 
     Args:
         allow: packages beside `ALLOWED_PACKAGES`.
     """
-    from jsonargparse import set_parsing_settings
+    from jsonargparse import get_loader, set_loader, set_parsing_settings
     from jsonargparse._common import parsing_settings
     from jsonargparse.typing import register_type
+
+    load = get_loader("yaml")
 
     # otherwise Callable[..., Tensor] would ask for a subclass of Tensor, instead of an object that returns one
     register_type(Tensor, serializer=Tensor.tolist, deserializer=torch.tensor)
     before = dict(parsing_settings)
     set_parsing_settings(import_path_denylist=["*", *DENIED_PATHS], import_path_allowlist=[*ALLOWED_PACKAGES, *allow])
+    set_loader("yaml", lambda text: read_yaml(text, load), exceptions=(yaml.YAMLError,))
     try:
         yield
     finally:
         parsing_settings.update(before)
+        set_loader("yaml", load, exceptions=(yaml.YAMLError,))
 
 
 def load_module(
@@ -145,8 +238,13 @@ def load_module(
             f"call load_state_dict"
         )
     module = build_module({**config, **(arguments or {})}, f"checkpoint {path}", allow)
-    module.load_state_dict(checkpoint["state_dict"])
-    module.images_seen = checkpoint["images_seen"]
+    if not hasattr(module, "ema_denoiser"):
+        raise CheckpointError(f"checkpoint {path} is of a {type(module).__name__}, which is no method of this project")
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except (TypeError, KeyError, AttributeError) as error:  # of what is no tensor in it; weights are a RuntimeError
+        raise CheckpointError(f"checkpoint {path} does not fit its module: {error}") from None
+    module.images_seen = checkpoint.get("images_seen", 0)
     module.training_seconds = checkpoint.get("training_seconds", 0.0)
     return module.eval()
 
@@ -183,11 +281,11 @@ def told_in_a_line(what: str) -> Iterator[None]:
     """What jsonargparse or a constructor refuses inside the block becomes a CheckpointError that begins with `what`."""
     try:
         yield
-    except (ArgumentError, ValueError) as error:
+    except Exception as error:  # arguments from a file: whatever a constructor makes of them
         reason: BaseException = error
         while reason.__cause__ is not None:
             reason = reason.__cause__
-        said = " ".join(str(reason).split())
+        said = " ".join(str(reason).split()) or type(reason).__name__
         fault = re.search(r"Errors: - (.*?) - Expected a ", said)  # of what jsonargparse says, which repeats the config
         raise CheckpointError(f"{what}: {fault[1] if fault else said[:300]}") from None
 
