@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cli import export
-from diffusion.denoisers import BidirectionalDenoiser, ConsistencyDenoiser
+from diffusion.denoisers import BidirectionalDenoiser, ConsistencyDenoiser, EDMDenoiser
 from evaluation.protocol import Protocol, Source
 from lightning_modules.checkpoint import CheckpointError, load_denoiser, read_checkpoint
 from main import main
@@ -83,10 +83,13 @@ def test_levels_are_the_callers_where_they_are_given(tmp_path):
     assert (denoiser.sigma_data, denoiser.sigma_min, denoiser.sigma_max) == (0.4, 0.01, 50.0)
 
 
+@pytest.mark.slow
 def test_bidirectional_network_samples_and_inverts(tmp_path):
-    ckpt = imported(tmp_path, "bcm", bidirectional=True, adaptive_scale=False, qk_norm=True)
+    ckpt = imported(tmp_path, "bcm", num_classes=0, bidirectional=True, adaptive_scale=False, qk_norm=True)
     assert type(load_denoiser(ckpt)) is BidirectionalDenoiser
     assert samples(ckpt, tmp_path / "a", steps="4").shape == (3, 8, 8, 1)
+    out = ["--out", str(tmp_path / "b"), "--seeds", "0-3", "--data", "configs/data/digits.yaml"]
+    assert main(["invert", "--ckpt_path", str(ckpt), *out]) == 0
 
 
 def test_data_are_asked_for(checkpoint, capsys):
@@ -187,22 +190,30 @@ def test_run_there_and_back(teacher, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("kind", "options", "said"),
     [
-        ({"bidirectional": True, "adaptive_scale": False, "qk_norm": True}, "BidirectionalDenoiser"),
-        ({"qk_norm": True, "adaptive_scale": False}, "qk_norm=True"),
+        (BidirectionalDenoiser, {"bidirectional": True}, "BidirectionalDenoiser"),
+        (EDMDenoiser, {}, "EDMDenoiser"),
+        (ConsistencyDenoiser, {"qk_norm": True}, "qk_norm=True"),
+        (ConsistencyDenoiser, {"skip_scale": 0.5**0.5}, "skip_scale"),
+        (ConsistencyDenoiser, {"patch_size": 2, "attention_resolutions": [2]}, "patch_size=2"),
+        (ConsistencyDenoiser, {"attend_all_up": False}, "attend_all_up"),
+        (ConsistencyDenoiser, {"label_first": True}, "label_first"),
+        (ConsistencyDenoiser, {"norm_groups": None}, "groups"),
     ],
 )
-def test_what_diffusers_cannot_be_is_told_in_a_line(tmp_path, capsys, options, said):
-    ckpt = imported(tmp_path, "bcm", **options)
-    assert main(["export", "--ckpt_path", str(ckpt), "--to", "diffusers", "--out", str(tmp_path / "a")]) == 2
-    error = capsys.readouterr().err
-    assert said in error and error.count("\n") == 1 and not (tmp_path / "a").exists()
+def test_what_diffusers_cannot_be_is_refused(tmp_path, kind, options, said):
+    told = {"class_path": "networks.UNet", "init_args": {"image_shape": [1, 8, 8], "num_classes": 3,
+                                                         **ARGUMENTS, **options}}  # fmt: skip
+    with pytest.raises(WeightsError, match=said):
+        save_pipeline(kind(network(**options)), tmp_path / "a", told)
+    assert not (tmp_path / "a").exists()
 
 
 def test_mlp_is_no_unet(teacher, tmp_path, capsys):
     assert main(["export", "--ckpt_path", teacher, "--to", "diffusers", "--out", str(tmp_path / "a")]) == 2
-    assert "MLP" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "MLP" in error and error.count("\n") == 1 and not (tmp_path / "a").exists()
 
 
 def test_card_tells_data_budget_and_scores(teacher, tmp_path):

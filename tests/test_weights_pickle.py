@@ -82,6 +82,7 @@ def test_state_and_levels(tmp_path):
     assert set(read) == set(state) and all(torch.equal(read[key], value) for key, value in state.items())
 
 
+@pytest.mark.slow
 def test_import_and_sample(tmp_path, capsys):
     write(tmp_path / "edm.pkl")
     assert main(["import", "--from", "edm", str(tmp_path / "edm.pkl")]) == 0

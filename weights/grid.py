@@ -5,7 +5,9 @@ by others. On finitely many levels the first layer W p(sigma) of one embedding p
 another q wherever W' q(sigma_i) = W p(sigma_i), a linear system, has a solution; with q's fast frequencies it has.
 """
 
+import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,10 +51,11 @@ def first_layer(unet: UNet, sigma_min: float, sigma_max: float) -> Tensor:
     Raises:
         WeightsError: there is none.
     """
-    c, embedding = c_noise(grid(sigma_min, sigma_max)), unet.embedding
-    weight: Tensor = embedding.noise_mlp[0].weight.detach().cpu().double()
+    c = c_noise(grid(sigma_min, sigma_max))
+    embedding: Any = copy.deepcopy(unet.embedding).cpu().double()
+    weight = embedding.noise_mlp[0].weight.detach()
     theirs = PositionalEmbedding(weight.shape[1], scale=1000.0)(c)
-    wanted = embedding.position.cpu()(c).double() @ weight.T
+    wanted = embedding.position(c) @ weight.T
     solution = torch.linalg.lstsq(theirs, wanted, rcond=1e-10, driver="gelsd").solution
     error = float((theirs @ solution - wanted).abs().amax() / wanted.abs().amax())
     if not error < TOLERANCE:
