@@ -13,18 +13,19 @@ from lightning_modules.checkpoint import read_checkpoint
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def path(tmp_path):
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
     content = config("CTModule", images=64 * 60)
     content["checkpoints"] |= {"every_n_images": 64 * 10, "keep": 3}
-    return write_config(tmp_path, content)
+    return write_config(tmp_path_factory.mktemp("config"), content)
 
 
-@pytest.fixture
-def whole(path, tmp_path):
+@pytest.fixture(scope="module")
+def whole(path, tmp_path_factory):
     """The directory of a run that nothing disturbs."""
-    assert Run(quiet_options(path, tmp_path / "whole"), tmp_path / "whole.txt").wait()[0] == 0
-    return tmp_path / "whole"
+    folder = tmp_path_factory.mktemp("whole")
+    assert Run(quiet_options(path, folder / "run"), folder / "log.txt").wait()[0] == 0
+    return folder / "run"
 
 
 def test_two_runs_of_one_name(path, whole, tmp_path):
