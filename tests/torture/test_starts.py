@@ -13,18 +13,19 @@ from lightning_modules.checkpoint import read_checkpoint
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def path(tmp_path):
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
     content = config("CTModule", images=64 * 60)
     content["checkpoints"] |= {"every_n_images": 64 * 10, "keep": 3}
-    return write_config(tmp_path, content)
+    return write_config(tmp_path_factory.mktemp("config"), content)
 
 
-@pytest.fixture
-def whole(path, tmp_path):
+@pytest.fixture(scope="module")
+def whole(path, tmp_path_factory):
     """The directory of a run that nothing disturbs."""
-    assert Run(quiet_options(path, tmp_path / "whole"), tmp_path / "whole.txt").wait()[0] == 0
-    return tmp_path / "whole"
+    folder = tmp_path_factory.mktemp("whole")
+    assert Run(quiet_options(path, folder / "run"), folder / "log.txt").wait()[0] == 0
+    return folder / "run"
 
 
 def test_two_runs_of_one_name(path, whole, tmp_path):
@@ -93,7 +94,7 @@ def test_a_damaged_newest_checkpoint_is_left_out(path, whole, tmp_path):
     until(lambda: len(list(directory.glob("checkpoints/images_*.ckpt"))) >= 2, run)
     run.signal(9)
     run.wait()
-    last_of(directory).write_bytes(b"damaged")  # a hard link
+    sorted(directory.glob("checkpoints/images_*.ckpt"))[-1].write_bytes(b"damaged")
     code, said = Run(quiet_options(path, directory), tmp_path / "again.txt").wait()
     assert code == 0 and said.count("cannot be read") == 1, said
     assert_same_training_state(read_checkpoint(last_of(directory)), read_checkpoint(last_of(whole)))
