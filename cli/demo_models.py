@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from cli.errors import UsageError
+from cli.image_to_image import gives_mean
 from cli.inversion_ways import between, inverts, noise_picture, seeded, ways_of
 from cli.restore_methods import methods_of
 from cli.restore_run import Problem, Restorer, Way, levels_for
 from cli.restore_tasks import TASKS, Damage
 from cli.sample import default_steps
-from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+from diffusion.denoisers import BidirectionalDenoiser
 from diffusion.pixels import from_uint8, to_uint8
 from evaluation.generate import Meter
 from evaluation.restoration import psnr
@@ -162,7 +163,7 @@ class Model:
         """From the painted image noised: by `blind` with nothing hidden, and SDEdit by a diffusion model."""
         painted, label = request.painted[None], self._label(request.label)
         level = STROKES_LEVEL if request.way.level is None else request.way.level
-        if type(self.module.ema_denoiser) is EDMDenoiser:
+        if gives_mean(self.module):
             levels, meter = levels_for(Way(None, request.way.steps, level), self.module), self._meter()
             with meter.batch(1, self.device), torch.no_grad():
                 noise, guide = seeded([request.seed], self.module, self.device)(), self._on_device(painted)

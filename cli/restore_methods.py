@@ -146,15 +146,14 @@ def methods_of(module: Any) -> dict[str, Callable[[Case], "Tensor"]]:
     Raises:
         UsageError: it has none.
     """
-    from cli.image_to_image import refusal
-    from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+    from cli.image_to_image import gives_mean, refusal
+    from diffusion.denoisers import BidirectionalDenoiser
 
-    denoise = module.ema_denoiser
-    if type(denoise) is EDMDenoiser:
+    if gives_mean(module):
         return MANY_STEP
     if (reason := refusal(module)) is not None:
         raise UsageError(f"a {type(module).__name__} cannot restore: {reason.partition(':')[0].removeprefix('and ')}")
-    return FEW_STEP | (INVERTING if isinstance(denoise, BidirectionalDenoiser) else {})
+    return FEW_STEP | (INVERTING if isinstance(module.ema_denoiser, BidirectionalDenoiser) else {})
 
 
 def method_named(name: str | None, module: Any) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import UsageError
-from cli.image_to_image import levels_down
+from cli.image_to_image import gives_mean, levels_down
 from cli.inputs import at, in_batches
 from cli.restore_methods import INVERTING, Case, control, method_named, methods_of
 
@@ -143,11 +143,10 @@ def levels_for(way: Way, module: Any) -> tuple[float, ...]:
     Raises:
         UsageError: the first is none of the model's, or the small noise is not below all of them.
     """
-    from diffusion.denoisers import EDMDenoiser
     from diffusion.grids import KarrasGrid
 
     low, high = module.denoiser.sigma_min, module.denoiser.sigma_max
-    many, method = type(module.ema_denoiser) is EDMDenoiser, way.method or ""
+    many, method = gives_mean(module), way.method or ""
     default = high if many or method in ("inversion", "noise-space") else FIRST.get(method, 2.0)
     level = way.level if way.level is not None else min(max(default, 1.01 * low), high)
     if not low < level <= high:
