@@ -42,6 +42,7 @@ def _compare(args: Sequence[str]) -> None:
             tuple(sorted(asked.difference(entry.steps))),
             entry.arguments,
             entry.averaged,
+            plan.restorations,
         )
         for name, entry in plan.methods.items()
         for training in plan.trainings(name)
@@ -99,11 +100,12 @@ def write(
 
     from cli.compare_board import FOLDER, write_board
     from cli.compare_report import write_report
-    from cli.compare_words import spread_over
+    from cli.compare_words import repaired, spread_over
     from evaluation.comparison import against, as_dict, floor_rows, inversion_rows, rows, table_names, write_csv
     from evaluation.comparison_tables import classes_table, inversions_table, judges_table, methods_table, table
     from evaluation.inversion import InversionScore
     from evaluation.report import write_json
+    from evaluation.restoration_rows import csv_lines, plain_rows, restoration_rows, restorations_table
 
     root, first = Path(plan.root), next(iter(results.values()))
     found = rows([m for result in results.values() for m in result.measured])
@@ -123,6 +125,9 @@ def write(
         console.print(read)
     if ways := inversions_table(inverted):
         console.print(ways)
+    restored = restoration_rows(repaired(results))
+    for name in plan.restorations:
+        console.print(restorations_table(restored, name))
     parameters = {name: result.parameters for name, result in results.items()}
     console.print(methods_table(found, parameters))
     content: dict[str, Any] = {
@@ -132,9 +137,11 @@ def write(
         "failed": failed,
         **as_dict([*found, *real], inverted),
     }
+    if plan.restorations:
+        content["restorations"], content["restoration_times"] = plain_rows(restored)
     write_json(root / "compare.json", content)
-    write_csv(root / "compare.csv", [*found, *real], inverted)
-    write_report(root / "report.html", plan, results, found, real, inverted, checkpoints, failed, threads)
+    write_csv(root / "compare.csv", [*found, *real], inverted, csv_lines(restored))
+    write_report(root / "report.html", plan, results, found, real, inverted, restored, checkpoints, failed, threads)
     write_board(root / FOLDER, checkpoints, against("train", found, []))
     print(f"written: {root / 'compare.json'}, {root / 'compare.csv'}, {root / 'report.html'}")
     print(f"curves:  tensorboard --logdir {root} (all methods in one chart: custom scalars)")

@@ -11,6 +11,7 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import Path_fr
 
+from cli.compare_restorations import Restoration
 from cli.errors import UsageError, did_you_mean, explain_parsing
 from lightning_modules.checkpoint import read_yaml, restricted_imports
 
@@ -81,6 +82,7 @@ class Plan:
         seed_ranges: scores of each method and number of evaluations, of seeds 0 to num_images - 1, the next ones, ...
         batch_size: images per forward pass.
         inception_weights: file of Inception's weights, where no other judge fits.
+        restorations: tasks of restoration, by names of your choice, which every method that can is scored with too.
     """
 
     methods: dict[str, Entry]
@@ -94,6 +96,7 @@ class Plan:
     seed_ranges: int = 3
     batch_size: int = 500
     inception_weights: str | None = None
+    restorations: dict[str, Restoration] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("num_images", "seed_ranges", "batch_size"):

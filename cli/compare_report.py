@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
 import lightning_modules
+from cli.compare_grids import COLUMNS, grid
 from cli.compare_pictures import SAMPLES
 from cli.compare_plan import Plan
+from cli.compare_restored import restored_section
 from cli.compare_score import Result
 from cli.compare_training import read_training
 from cli.compare_words import Findings, listed, protocol_in_words, sampling_table, spread_over, what_is_missing
@@ -16,30 +17,24 @@ from cli.run_files import run_directory
 from evaluation.comparison import INVERSION_NUMBERS, InversionRow, Row, against, table_names
 from evaluation.comparison_tables import spread_cell
 from evaluation.files import replacing
-from evaluation.grids import Picture
 from evaluation.page import (
     bullets,
     figure,
     flow,
     folded,
-    mosaic,
     page,
     paragraph,
-    picture,
     side_by_side,
     subsection,
     table,
 )
 from evaluation.plots import Level, Series, legend, line_plot
 from evaluation.report import cell, describe_levels
+from evaluation.restoration_rows import RestorationRow
 
 FLOORS = {"train": ("real: test", "real: half of train"), "test": ("real: train",)}
 """Rows of real images that no model can be expected to beat, drawn as lines in the plots against each split."""
 BETTER = {"lower": ("fd", "fid", "kd", "kid"), "higher": ("precision", "recall", "obeyed", "is", "cs")}
-COLUMNS = 8
-"""Images in a row of a grid; of the test images that are inverted, a multiple of it."""
-SIDE = 44
-"""Pixels that an image is shown with at least."""
 
 
 def write_report(
@@ -49,6 +44,7 @@ def write_report(
     rows: Sequence[Row],
     real: Sequence[Row],
     inversions: Sequence[InversionRow],
+    restored: Sequence[RestorationRow],
     checkpoints: Mapping[str, Path],
     failed: Mapping[str, str],
     threads: int,
@@ -62,6 +58,7 @@ def write_report(
         rows: of the methods, against both splits.
         real: rows of real images.
         inversions: of the methods that invert.
+        restored: restorations, none where the plan asks for none.
         checkpoints: by method.
         failed: trainings that have no scores, and why.
         threads: of each process.
@@ -75,6 +72,7 @@ def write_report(
         rows=rows,
         real=real,
         inversions=inversions,
+        restored=restored,
         training={name: read_training(run_directory(str(path))) for name, path in checkpoints.items()},
         absent=sorted(there - {result.pictures.module for result in results.values()}),
         failed=failed,
@@ -95,6 +93,7 @@ def report(findings: Findings) -> str:
         ("Quality against evaluations and time", _quality(findings)),
         ("Samples from the same seeds", _samples(findings)),
         ("Inversion", _inversions(findings)),
+        *([("Restoration", restored_section(findings.restored, findings.repaired()))] if findings.restored else []),
         ("Training", _training(findings)),
         ("Protocol", _protocol(findings)),
         ("What was not run or is not there", bullets(what_is_missing(findings)) or paragraph("Nothing is missing.")),
@@ -188,7 +187,7 @@ def _samples(findings: Findings) -> str:
             f"Seeds 0 to {SAMPLES - 1} in rows of {COLUMNS}: the same place in every grid is the same seed, so "
             f"{classes}the same initial noise. The first grid is of real images."
         ),
-        figure(_grid(first.real, f"{len(first.real)} real test images"), f"{len(first.real)} images of the test split"),
+        figure(grid(first.real, f"{len(first.real)} real test images"), f"{len(first.real)} images of the test split"),
     ]
     for name, shown in pictures.items():
         nfe = {row.steps: row.nfe for row in findings.rows if row.method == name}
@@ -197,14 +196,9 @@ def _samples(findings: Findings) -> str:
             asked = f"{steps} evaluation{'s' * (steps > 1)}"
             alt = f"{len(images)} samples of {name} with {asked}"
             caption = f"{asked} asked for, NFE {nfe[steps]:g} counted; seeds 0 to {len(images) - 1}"
-            grids.append(figure(_grid(images, alt), caption))
+            grids.append(figure(grid(images, alt), caption))
         parts.append(subsection(name, flow(*grids)))
     return "\n".join(parts)
-
-
-def _grid(images: Picture, alt: str) -> str:
-    """Images (N, C, H, W) uint8 in rows, each at least about `SIDE` pixels wide and high."""
-    return picture(mosaic(torch.from_numpy(images), COLUMNS), alt, max(1, round(SIDE / min(images.shape[2:]))))
 
 
 def _inversions(findings: Findings) -> str:
@@ -235,7 +229,7 @@ def _inversions(findings: Findings) -> str:
         alt = f"{len(one.truth)} test images, their reconstructions by {name} and their noise, in rows of three kinds"
         kinds = (one.truth, one.back, one.noise)
         images = [kind[i : i + COLUMNS] for i in range(0, len(one.truth), COLUMNS) for kind in kinds]
-        pairs.append(figure(_grid(np.concatenate(images), alt), caption))
+        pairs.append(figure(grid(np.concatenate(images), alt), caption))
     return "\n".join([*parts, side_by_side(*pairs)])
 
 

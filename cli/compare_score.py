@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,9 +13,11 @@ from typing import Any
 import torch
 
 from cli.compare_pictures import Album, Pictures
+from cli.compare_restorations import Repairs, Restoration
 from cli.data import load_data
 from cli.errors import UsageError
 from cli.quiet import quiet
+from cli.restore_trial import Judge
 from cli.run_files import read_text, run_config
 from diffusion.ema import EMA
 from evaluation.comparison import Measured
@@ -27,6 +29,7 @@ from evaluation.judges import judges_for, over_judges
 from evaluation.protocol import Protocol, library_versions, seed_ranges
 from evaluation.real_features import FOLDER, real_features, tensor_sha256
 from evaluation.report import write_json
+from evaluation.restoration_rows import Repaired
 from evaluation.scorer import generated, inversions_of, wanted_labels
 from evaluation.scores import Score, floors, score
 from lightning_modules.checkpoint import file_sha256, load_module
@@ -48,6 +51,7 @@ class Task:
         others: numbers of evaluations that other methods of the comparison are scored with and this one is not.
         arguments: of the module, in the place of those that the checkpoint holds.
         averaged: whether the averaged weights are scored.
+        restorations: tasks of restoration, by name.
     """
 
     method: str
@@ -61,6 +65,7 @@ class Task:
     others: tuple[int, ...] = ()
     arguments: dict[str, Any] = field(default_factory=dict)
     averaged: bool = True
+    restorations: Mapping[str, Restoration] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,10 @@ class Result:
     new: int
     """Scores that were not known."""
     pictures: Pictures
+    restored: list[Repaired | str] = field(default_factory=list)
+    """Of each task of restoration, way and number of levels; where one failed, why."""
+    unrestored: list[Repaired] = field(default_factory=list)
+    """What was given and the clean images, of each task."""
 
 
 def score_all(tasks: Sequence[Task], jobs: int) -> list[Result | str]:
@@ -101,6 +110,7 @@ def joined(results: Sequence[Result]) -> Result:
         first,
         measured=[m for result in results for m in result.measured],
         inversions=[i for result in results for i in result.inversions],
+        restored=[r for result in results for r in result.restored],
         new=first.new + sum(result.new for result in others),
     )
 
@@ -129,7 +139,9 @@ def run_task(task: Task) -> Result:
     inversions = scoring.inversions()
     sound = [one.levels for one in inversions if isinstance(one, InversionScore)]
     pictures = scoring.album().pictures(task.steps, task.others, sound)
-    return Result(measured, real, inversions, parameters, scoring.data_sha256, new, pictures)
+    repairs = scoring.repairs()
+    restored, beside = repairs.all(task.restorations), repairs.beside(task.restorations)
+    return Result(measured, real, inversions, parameters, scoring.data_sha256, new, pictures, restored, beside)
 
 
 def _measured(method: str, steps: int | None, score: dict[str, Any]) -> Measured:
@@ -199,6 +211,21 @@ class Scoring:
     def album(self) -> Album:
         """What makes the checkpoint's pictures."""
         return Album(self.module, self.data, self.task.results, self.computed | self.model, self.task.batch_size)
+
+    def repairs(self) -> Repairs:
+        """What restores with the checkpoint; results are judged by the first judge against the training split."""
+        features = {"features": self.judges[0].sha256}
+        return Repairs(
+            self.task.method,
+            self.module,
+            self.test_images,
+            self.test_labels,
+            self.task.results,
+            self.computed | features,
+            self.model,
+            lambda: Judge(self.judges[0], self.real[0][0]),
+            self.task.batch_size,
+        )
 
     def inversions(self) -> list[InversionScore | str]:
         """Of the whole test split, from their file."""

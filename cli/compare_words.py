@@ -8,6 +8,7 @@ from cli.compare_plan import Plan
 from cli.compare_score import Result
 from cli.compare_training import Training
 from evaluation.comparison import InversionRow, Measured, Row, table_names
+from evaluation.restoration_rows import Repaired, RestorationRow
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Findings:
         rows: of the methods.
         real: rows of real images.
         inversions: of those that invert.
+        restored: restorations; none where the plan asks for none.
         training: by method; None where no TensorBoard files lie beside the checkpoint.
         absent: methods of this project that no checkpoint is of.
         failed: trainings that have no scores, and why.
@@ -37,10 +39,21 @@ class Findings:
     training: Mapping[str, Training | None]
     absent: Sequence[str]
     failed: Mapping[str, str]
+    restored: Sequence[RestorationRow] = ()
+
+    def repaired(self) -> list[Repaired]:
+        """What the restorations' rows were made of: all that did not fail, the rows beside last."""
+        return repaired(self.results)
 
     def first(self, split: str) -> Measured:
         """Any score against a split; all have its protocol."""
         return next(m for result in self.results.values() for m in result.measured if m.protocol.reference == split)
+
+
+def repaired(results: Mapping[str, Result]) -> list[Repaired]:
+    """All restorations that did not fail, those of no method last."""
+    made = [one for result in results.values() for one in result.restored if not isinstance(one, str)]
+    return [*made, *next(iter(results.values())).unrestored]
 
 
 def spread_over(plan: Plan) -> str:
@@ -120,6 +133,7 @@ def what_is_missing(findings: Findings) -> list[str]:
         *_evaluations(findings),
         *_training(findings),
         *_inversions(findings),
+        *_restorations(findings),
         *_numbers(findings),
         *([f"Methods of this project that are not compared here: {listed(findings.absent)}."] * bool(findings.absent)),
     ]
@@ -156,6 +170,17 @@ def _inversions(findings: Findings) -> Iterator[str]:
         yield f"No inversion pairs of {listed(without)}, which {'has' if len(without) == 1 else 'have'} no inversion."
     for name, result in findings.results.items():
         yield from (f"{name}: an inversion failed ({one})." for one in result.inversions if isinstance(one, str))
+
+
+def _restorations(findings: Findings) -> Iterator[str]:
+    if not findings.restored:
+        return
+    without = [name for name, result in findings.results.items() if not result.restored]
+    if without:
+        yield f"No restoration by {listed(without)}: no way of the plan is one of theirs."
+    for name, result in findings.results.items():
+        refused = dict.fromkeys(one for one in result.restored if isinstance(one, str))
+        yield from (f"{name}: no {one}." for one in refused)
 
 
 def _numbers(findings: Findings) -> Iterator[str]:

@@ -14,7 +14,7 @@ from cli.restore_levels import Way
 from cli.restore_methods import STROKES, methods_of, paired_name
 from cli.restore_operators import operator_of, task_of
 from cli.restore_run import Problem, Restorer
-from cli.restore_tasks import Damage
+from cli.restore_tasks import DAMAGING, Damage
 from cli.sample import default_steps
 from diffusion.denoisers import BidirectionalDenoiser
 from diffusion.pixels import from_uint8, to_uint8
@@ -23,8 +23,6 @@ from evaluation.restoration import psnr
 from lightning_modules.checkpoint import load_module
 from tasks.strokes import Strokes
 
-RESTORED = ("inpaint", "colourise", "upscale", "unblur", "jpeg")
-"""The tasks of `cli.restore_tasks` that damage an image on the page; strokes are drawn."""
 EDIT = "edit"
 INTERPOLATE = "interpolate"
 
@@ -34,7 +32,7 @@ class Request:
     """What is to be done.
 
     Args:
-        task: of `RESTORED`, or "strokes", "edit", "interpolate".
+        task: of `cli.restore_tasks.DAMAGING`, or "strokes", "edit", "interpolate".
         image: (C, H, W) uint8.
         label: its class, None where it is not known.
         drawn: (H, W) bool, the pixels that were drawn on.
@@ -120,9 +118,9 @@ class Model:
         """What it can do."""
         if paired_name(self.module) is not None:  # a mask that is drawn is not what it was trained for
             task = task_of(self.module.operator)
-            return () if task is None or task not in RESTORED or task == "inpaint" else (task,)
+            return () if task is None or task not in DAMAGING or task == "inpaint" else (task,)
         colour = self.module.image_shape[0] == 3
-        found = [task for task in (*RESTORED, STROKES) if self.methods and (colour or task != "colourise")]
+        found = [task for task in (*DAMAGING, STROKES) if self.methods and (colour or task != "colourise")]
         if inverts(self.module):
             found += [EDIT] * bool(self.module.num_classes) + [INTERPOLATE]
         return tuple(found)

@@ -13,11 +13,11 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
 from cli.demo_canvas import CSS, HTML, SCRIPT, canvas_value, read_canvas
-from cli.demo_models import EDIT, INTERPOLATE, RESTORED, Answer, Model, Request
+from cli.demo_models import EDIT, INTERPOLATE, Answer, Model, Request
 from cli.errors import UsageError
 from cli.restore_levels import Way
 from cli.restore_methods import STROKES
-from cli.restore_tasks import Damage
+from cli.restore_tasks import DAMAGING, Damage
 from datamodules.encoded import Limits, decode_image
 from evaluation.grids import GAP, Picture, image_grid
 
@@ -85,7 +85,7 @@ def page(models: Sequence[Model], images: Tensor, labels: Tensor | None) -> gr.B
         labels: their classes (N,) or None.
     """
     classes = max(model.module.num_classes for model in models)
-    tasks = [task for task in (*RESTORED, STROKES, EDIT, INTERPOLATE) if any(task in m.tasks for m in models)]
+    tasks = [task for task in (*DAMAGING, STROKES, EDIT, INTERPOLATE) if any(task in m.tasks for m in models)]
     methods = list(dict.fromkeys(method for model in models for method in model.methods))
     first = None if labels is None or not classes else int(labels[0])
 
@@ -159,7 +159,7 @@ def page(models: Sequence[Model], images: Tensor, labels: Tensor | None) -> gr.B
             return [image, gr.skip(), canvas_value(image, now), kind if classes else gr.skip()]
 
         def switched(now: str, image: Tensor, value: dict[str, Any]) -> list[Any]:
-            restores = now in RESTORED
+            restores = now in DAMAGING
             return [
                 canvas_value(image, now, value["drawn"]),
                 gr.update(visible=restores),

@@ -119,6 +119,16 @@ def _image_to_image(options: "argparse.Namespace") -> None:
     )
 
 
+def gives_mean(module: Any) -> bool:
+    """Whether a model's evaluation is the posterior mean E[x0 | x], at every level: that of a diffusion model is.
+
+    What was distilled from one has the same denoiser, and gives samples.
+    """
+    from diffusion.denoisers import EDMDenoiser
+
+    return type(module.ema_denoiser) is EDMDenoiser and hasattr(module, "sampler")
+
+
 def refusal(module: Any) -> str | None:
     """Why a model cannot generate from a level in the middle, None if it can."""
     from diffusion.denoisers import EDMDenoiser, FlowDenoiser

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.errors import UsageError
+from cli.image_to_image import gives_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,10 +19,9 @@ class Ways(NamedTuple):
 
 def inverts(module: Any) -> bool:
     """Whether a model leads from data to noise too."""
-    from diffusion.denoisers import BidirectionalDenoiser, EDMDenoiser
+    from diffusion.denoisers import BidirectionalDenoiser
 
-    denoise = module.ema_denoiser
-    return isinstance(denoise, BidirectionalDenoiser) or type(denoise) is EDMDenoiser
+    return isinstance(module.ema_denoiser, BidirectionalDenoiser) or gives_mean(module)
 
 
 def ways_of(module: Any, steps: int = 50, small: float | None = None) -> Ways:

@@ -10,7 +10,7 @@ from cli.image_to_image import SHOWN
 from cli.inputs import Inputs, check_results, names_of, save_images, test_images, wanted_labels
 from cli.invert import stacked
 from cli.restore_levels import Way, levels_for
-from cli.restore_methods import DENOISE, FEW_STEP, INVERTING, MANY_STEP, SDEDIT, STROKES, method_named
+from cli.restore_methods import DENOISE, FEW_STEP, INVERTING, MANY_STEP, PAIRED, SDEDIT, STROKES, method_named
 from cli.restore_operators import operator_of
 from cli.restore_run import Problem, Restored, Restorer, observed
 from cli.restore_tasks import BLUR, FACTOR, QUALITY, TASKS, Damage, read_mask
@@ -45,7 +45,7 @@ def parser() -> OneLineParser:
     )
     add_checkpoint_options(p)
     p.add_argument("--task", required=True, choices=list(TASKS), help="what was done to the images")
-    methods = [*FEW_STEP, *INVERTING, *MANY_STEP, STROKES, SDEDIT, DENOISE, "i2sb", "palette"]
+    methods = [*FEW_STEP, *INVERTING, *MANY_STEP, STROKES, SDEDIT, DENOISE, *PAIRED]
     p.add_argument("--method", choices=methods, help="default: zero-shot, and ddnm for a diffusion model; strokes have "
                    "strokes and sdedit, noise has denoise; a model trained for one task has its own")  # fmt: skip
     p.add_argument("--steps", type=positive, help="noise levels visited (default: 4, 2 for strokes, and 20 for a "

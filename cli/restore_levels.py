@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.errors import UsageError
-from cli.image_to_image import levels_down
-from cli.restore_methods import DENOISE, INVERTING, SDEDIT, STROKES, is_diffusion, method_named, paired_name
+from cli.image_to_image import gives_mean, levels_down
+from cli.restore_methods import DENOISE, INVERTING, SDEDIT, STROKES, method_named, paired_name
 
 FIRST = {"blind": 0.3}
 """First noise level of the methods that do not start at 2; what inverts goes up to sigma_max."""
@@ -40,7 +40,7 @@ def levels_for(way: Way, module: Any, task: str | None = None) -> tuple[float, .
         UsageError: the first is none of the model's, or the small noise is not below all of them.
     """
     low, high = module.denoiser.sigma_min, module.denoiser.sigma_max
-    method, many = method_named(way.method, module, task), is_diffusion(module)
+    method, many = method_named(way.method, module, task), gives_mean(module)
     if paired_name(module) is not None:
         if way.level is not None:
             raise UsageError(f"level {way.level:g}: {type(module).__name__} starts where its training did")

@@ -158,23 +158,18 @@ MANY_STEP: dict[str, Callable[[Case], "Tensor"]] = {
 """Of diffusion models, whose denoiser is a posterior mean."""
 
 
+PAIRED = {"i2sb": "I2SBModule", "palette": "PaletteModule"}
+"""Models trained on pairs, each for its own task alone."""
 STROKES, SDEDIT, DENOISE = "strokes", "sdedit", "denoise"
 """Methods of one task: from strokes with a few-step model and with a diffusion model, and from noise."""
 
 
-def is_diffusion(module: Any) -> bool:
-    """Whether a model's denoiser is a posterior mean, for which the multi-step methods are derived."""
-    from diffusion.denoisers import EDMDenoiser
-
-    return type(module.ema_denoiser) is EDMDenoiser
-
-
 def paired_name(module: Any) -> str | None:
     """The method that a model trained on pairs is; None for any other model."""
-    from lightning_modules import I2SBModule, PaletteModule
+    import lightning_modules
 
-    kinds = {I2SBModule: "i2sb", PaletteModule: "palette"}
-    return next((name for kind, name in kinds.items() if isinstance(module, kind)), None)
+    kinds = ((name, getattr(lightning_modules, kind)) for name, kind in PAIRED.items())
+    return next((name for name, kind in kinds if isinstance(module, kind)), None)
 
 
 def methods_of(module: Any, task: str | None = None) -> dict[str, Callable[[Case], "Tensor"]]:
@@ -183,12 +178,12 @@ def methods_of(module: Any, task: str | None = None) -> dict[str, Callable[[Case
     Raises:
         UsageError: it has none.
     """
-    from cli.image_to_image import refusal
+    from cli.image_to_image import gives_mean, refusal
     from diffusion.denoisers import BidirectionalDenoiser
 
     if (own := paired_name(module)) is not None:
         return {own: lambda case: module.restore(case.y, case.noise, len(case.levels), case.label)}
-    many = is_diffusion(module)
+    many = gives_mean(module)
     if not many and (reason := refusal(module)) is not None:
         raise UsageError(f"a {type(module).__name__} cannot restore: {reason.partition(':')[0].removeprefix('and ')}")
     if task == "strokes":

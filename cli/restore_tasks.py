@@ -18,6 +18,8 @@ TASKS = {
     "denoise": "from Gaussian noise of a level, of images in [-1, 1]",
     "strokes": "an image of the colours and coarse shapes of a painting",
 }
+DAMAGING = ("inpaint", "colourise", "upscale", "unblur", "jpeg")
+"""Those of them that take something of an image away."""
 FACTOR, BLUR, QUALITY = 2, 1.0, 10
 """Where nothing else is said."""
 

@@ -3,7 +3,7 @@
 import csv
 import io
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -173,8 +173,11 @@ def as_dict(rows: Sequence[Row], inversions: Sequence[InversionRow] = ()) -> dic
     return {"rows": plain, "inversions": [asdict(row) for row in inversions], "times": times}
 
 
-def write_csv(path: Path, rows: Sequence[Row], inversions: Sequence[InversionRow] = ()) -> None:
-    """One line for each row and number, those of inversions named with their levels; whole or not at all."""
+def write_csv(
+    path: Path, rows: Sequence[Row], inversions: Sequence[InversionRow] = (), further: Iterable[Sequence[Any]] = ()
+) -> None:
+    """One line for each row and number, those of inversions named with their levels, and further lines of as many
+    columns; whole or not at all."""
     head = ["method", "steps", "reference", "nfe", "images_seen", "ms_per_image", "training_seconds"]
     head += ["name", "mean", "std", "least"]
     with replacing(path) as file:
@@ -191,4 +194,5 @@ def write_csv(path: Path, rows: Sequence[Row], inversions: Sequence[InversionRow
                 given = [way.method, len(way.levels) - 1, way.split, way.nfe_in, None, None, None]
                 name = f"inversion_{name} ({describe_levels(way.levels)})"
                 writer.writerow([*given, name, spread.mean, spread.std, spread.least])
+        writer.writerows(further)
         text.detach()

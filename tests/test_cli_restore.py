@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_runs import config, fit
 from test_cli_image_to_image import pixels, trained
 
 from datamodules import DigitsDataModule
@@ -152,6 +153,16 @@ def test_bad_input_is_refused_in_one_line(bcm, tmp_path, capsys, task, options, 
     assert run(bcm, tmp_path / "out", task, *(tmp_path / f"{o}.png" if o in files else o for o in options)) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_what_is_distilled_gives_no_mean(teacher, tmp_path_factory, tmp_path, capsys):
+    """Its denoiser is a diffusion model's by its class, and its evaluation a sample."""
+    run_of_it = fit(tmp_path_factory.mktemp("pd"), config("PDModule", 512, teacher=teacher))
+    pd = str(run_of_it / "checkpoints" / "last.ckpt")
+    assert run(pd, tmp_path, "inpaint") == 2
+    assert "a PDModule cannot restore: which was distilled to generate from pure noise" in capsys.readouterr().err
+    assert main(["interpolate", "--ckpt_path", pd, "--out", str(tmp_path)]) == 2
+    assert "a PDModule, whose model goes from noise to data only" in capsys.readouterr().err
 
 
 def test_a_model_that_cannot_is_refused(tmp_path_factory, tmp_path, capsys, diffusion):

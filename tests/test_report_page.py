@@ -21,10 +21,12 @@ from cli.compare_report import report
 from cli.compare_score import Result
 from cli.compare_training import Training, read_training
 from cli.compare_words import Findings, listed, protocol_in_words, what_is_missing
+from cli.compare_words import repaired as all_repaired
 from evaluation import page
 from evaluation.comparison import Measured, inversion_rows, rows
 from evaluation.inversion import InversionScore
 from evaluation.protocol import Protocol, Source
+from evaluation.restoration_rows import Repaired, restoration_rows
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ODD = '<b>"CT"</b> & co'
@@ -74,6 +76,19 @@ def images(n, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 1, 8, 8), dtype=np.uint8)
 
 
+def repaired(method, way, steps):
+    """Two seeds of the noise."""
+    values = {"consistency": [60.0, 60.0], "psnr": [18.0, 18.4], "ssim": [0.9, 0.91], "fd_digits": [1.5, 1.7]}
+    yield Repaired("holes", method, way, steps, 180, (2.0, 0.3), 4, 0.002, values, images(10))
+
+
+def repaired_by(method):
+    """Of the odd one two ways and a refusal, of others none."""
+    if method != ODD:
+        return []
+    return [*repaired(ODD, "zero-shot", 4), *repaired(ODD, "noise-space", 1), "blurs by ddrm with 20 levels: unequal"]
+
+
 def findings(methods, **changes):
     """Of synthetic scores: a dictionary of the steps of each method."""
     results, inversion = {}, Inversion((0.07, 80.0), images(16), images(16, 1), images(16, 2))
@@ -89,7 +104,8 @@ def findings(methods, **changes):
             [inversion] if name == ODD else [],
             {35: "steps=35: this model has plans for [1, 2]"} if name == ODD else {},
         )
-        results[name] = Result(found, [], inverted if name == ODD else [], 1000, "cd" * 32, 0, pictures)
+        result = Result(found, [], inverted if name == ODD else [], 1000, "cd" * 32, 0, pictures)
+        results[name] = replace(result, restored=repaired_by(name), unrestored=[*repaired("", "given", None)])
     floors = [real("real: test", "train"), real("real: half of train", "other half"), real("real: train", "test")]
     values = {
         "title": "out",
@@ -105,7 +121,7 @@ def findings(methods, **changes):
         "absent": ["CTModule"],
         "failed": {"GAN, seed 2": "it fell over"},
     }
-    return Findings(**values | changes)
+    return Findings(**{"restored": restoration_rows(all_repaired(results))} | values | changes)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +134,7 @@ def test_everything_is_text(found):
     assert "<b>" not in text and text.count(html.escape(ODD)) > 20
     assert "http" not in re.sub(r"http-equiv|base64,[^\"]*", "", text) and "<script" not in text
     assert set(re.findall(r'(?:src|href)="(data:image/png;base64|#part-\d|.)', text)) == {
-        "data:image/png;base64", *(f"#part-{i}" for i in range(7))
+        "data:image/png;base64", *(f"#part-{i}" for i in range(8))
     }  # fmt: skip
     assert "url(" not in text and page.POLICY in text
 
@@ -133,7 +149,7 @@ def test_tables_say_what_they_are(found):
     assert "<td >0.33 ± 0.03</td>" in first and "<td >0.6</td>" in first  # of 0.3, 0.33 and 0.36; 2 x 0.3 ms
     inverted = text[text.index("Inversion of 360 test images") :]
     assert re.findall("<td[^>]*>(.*?)</td>", inverted)[:5] == ["0.07 &gt; 80", "1", "1", "0.0081 ± 0.001", "0.0009 ± 0"]
-    assert len(re.findall("<h2", text)) == 7 and len(re.findall("<h1", text)) == 1
+    assert len(re.findall("<h2", text)) == 8 and len(re.findall("<h1", text)) == 1
     assert all(alt for alt in re.findall(r'<img[^>]* alt="([^"]*)"', text))
 
 
@@ -152,6 +168,9 @@ def test_what_is_missing(found):
     assert "No training curve of EDM: no TensorBoard files with a loss lie beside the checkpoint." in said
     assert "No obeyed_digits of EDM: EDM cannot be told a class." in said
     assert "GAN, seed 2 has no scores: it fell over." in said
+    assert f"{ODD}: no blurs by ddrm with 20 levels: unequal." in said
+    others = ["BCM", "EDM", *(f"method {i}" for i in range(6))]
+    assert f"No restoration by {listed(others)}: no way of the plan is one of theirs." in said
     assert f"{ODD}: an inversion failed (2 of 16 images are not finite)." in said
     assert "Methods of this project that are not compared here: CTModule." in said
     assert "No NFE, time and obeyed_digits of real images, which no model made." in said
@@ -159,7 +178,7 @@ def test_what_is_missing(found):
 
 
 def test_nothing_is_said_to_be_missing_that_is_not():
-    one = findings({"BCM": [1]}, spread="", absent=[], failed={})
+    one = findings({"BCM": [1]}, spread="", absent=[], failed={}, restored=[])
     assert [line.partition(" of")[0] for line in what_is_missing(one)] == [
         "No training time", "No inversion pairs", "No NFE, time and obeyed_digits", "No deviations: every number is"
     ]  # fmt: skip
@@ -274,7 +293,7 @@ def test_a_browser_shows_all_of_it(found, tmp_path, dark, width):
     steps = sum(len(result.pictures.samples) for result in found.results.values())
     plots = 4 + 2 + len(found.results) - 1  # one distance, two other numbers; one method has no curve
     keys = 3 * len(found.results) + 2 + 1 + 2
-    assert (seen["images"], seen["svgs"]) == (1 + steps + 1, plots + keys)
+    assert (seen["images"], seen["svgs"]) == (1 + steps + 1 + 3, plots + keys)  # three rows of restored images
     assert (seen["broken"], seen["empty"], seen["clipped"], seen["overlapping"]) == (0, 0, [], [])
     assert (seen["fetched"], seen["width"], seen["sideways"]) == ([], width, 0)
     assert seen["ground"] == f"rgb{ground(dark)}"
