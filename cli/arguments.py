@@ -35,25 +35,41 @@ def allowed_imports(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return rest, known.allow_import
 
 
+MOST = 2**31 - 1
+"""The largest number that an option takes."""
+MOST_SEEDS = 10_000_000
+
+
 def parse_seeds(text: str) -> list[int]:
     """Seeds as EDM takes them, a list of numbers and ranges: "0-3,7" -> [0, 1, 2, 3, 7]; each at most once."""
     seeds: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))):
-            raise argparse.ArgumentTypeError(f"{text!r} is not a list of seeds such as 0-63 or 0,5,7-9")
+        if not _is_number(first) or (dash and (not _is_number(last) or int(last) < int(first))):
+            raise argparse.ArgumentTypeError(f"{_short(text)} is not a list of seeds such as 0-63 or 0,5,7-9")
+        if len(seeds) + int(last or first) - int(first) >= MOST_SEEDS:
+            raise argparse.ArgumentTypeError(f"{_short(text)} is more than {MOST_SEEDS:,} seeds")
         seeds.extend(range(int(first), int(last or first) + 1))
     if len(set(seeds)) < len(seeds):
         double = next(seed for seed, times in Counter(seeds).items() if times > 1)
-        raise argparse.ArgumentTypeError(f"{text!r} has the seed {double} twice")
+        raise argparse.ArgumentTypeError(f"{_short(text)} has the seed {double} twice")
     return seeds
 
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if not _is_number(text) or int(text) < 1:
+        limit = f" and at most {MOST:,}" if text.isdecimal() and text.strip("0") else ""
+        raise argparse.ArgumentTypeError(f"{_short(text)} is not a whole number of at least 1{limit}")
     return int(text)
+
+
+def _is_number(text: str) -> bool:
+    return text.isdecimal() and len(text) <= len(str(MOST)) and int(text) <= MOST
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:37]}...")
 
 
 class OneLineParser(argparse.ArgumentParser):

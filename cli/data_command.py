@@ -163,6 +163,8 @@ def _pack(options: "argparse.Namespace") -> None:
     from evaluation.files import replacing
 
     limits = Limits()
+    if resolution is not None:
+        limits.check(f"--resolution {resolution}", "pixels", resolution**2)
     images = open_images(options.path, options.split, limits)
     if images is None:
         raise UsageError(f"--split {options.split}: {options.path} has no such split")

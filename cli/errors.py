@@ -111,6 +111,8 @@ def explain(error: BaseException) -> str | None:
             mistaken = isinstance(cause, FileExistsError | NotADirectoryError | IsADirectoryError | PermissionError)
             if mistaken or cause.errno in MISTAKEN:
                 return f"{cause.filename}: {str(cause.strerror).lower()}"
+        if isinstance(cause, ValueError) and text == "embedded null byte":
+            return "a path holds a null byte, which no name of a file can"
         if isinstance(cause, UnicodeDecodeError):
             return f"a file that should be text is not UTF-8: {text}"
         if isinstance(cause, ValueError | TypeError | FileNotFoundError) and _was_meant(cause.__traceback__):

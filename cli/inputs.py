@@ -43,7 +43,7 @@ def given_images(options: "argparse.Namespace", module: Any) -> Inputs:
     from datamodules.files import read_folder
 
     path, out, limits, files = options.input, options.out, Limits(), []
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise UsageError(f"--input {path}: there is no such file or folder")
     if path.is_dir():
         found = read_folder(path, limits)

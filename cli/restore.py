@@ -150,7 +150,7 @@ def given_images(options: "argparse.Namespace", module: Any, operator: Any) -> G
             raise UsageError("--damaged is of the images of --input: test images are clean")
         return Given(test_images(options, module), True, [])
     path, (channels, side, _) = options.input, module.image_shape
-    if not path.exists():
+    if not (path.is_file() or path.is_dir()):
         raise UsageError(f"--input {path}: there is no such file or folder")
     if options.damaged:
         channels = 1 if options.task == "colourise" else channels

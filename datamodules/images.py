@@ -40,6 +40,8 @@ def open_images(path: str, split: str, limits: Limits, fault: Fault = refuse) ->
     Raises:
         ValueError: there is nothing that can be read.
     """
+    if not path or "\0" in path:
+        raise ValueError(f"path={path!r}: no such file or folder")
     place = Path(path).expanduser()
     if place.is_dir():
         return _open_folder(place, split, limits, fault)
