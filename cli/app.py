@@ -19,7 +19,7 @@ import lightning_modules  # noqa: F401
 import networks  # noqa: F401
 from cli.arguments import allowed_imports, option_values
 from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO, first_process
-from cli.errors import UsageError, explain_parsing, run_command
+from cli.errors import UsageError, explain_parsing, run_command, while_resuming
 from cli.precision import FASTER, fastest_precision, is_slow
 from cli.progress import ImagesBar
 from cli.quiet import quiet
@@ -175,9 +175,10 @@ class FewstepCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except BaseException:
+        except BaseException as error:
             # a start that failed takes no number: what names this config's first run goes on to mean the next
-            if subcommand == "fit" and self.run_directory is not None and self.trainer.global_step == 0:
+            no_step = self.trainer.global_step == 0 or while_resuming(error.__traceback__)
+            if subcommand == "fit" and self.run_directory is not None and no_step:
                 remove_run_directory(self.run_directory)
             raise
 
