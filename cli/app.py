@@ -22,7 +22,7 @@ import networks  # noqa: F401
 from cli.arguments import allowed_imports, option_values
 from cli.checkpoints import KeepCheckpoints, VerifiedCheckpointIO, first_process, newest_checkpoint
 from cli.cluster import SLURM, check_launch, slurm_environment, started_by
-from cli.errors import UsageError, explain_parsing, run_command
+from cli.errors import UsageError, explain_parsing, run_command, while_resuming
 from cli.precision import FASTER, fastest_precision, is_slow
 from cli.progress import ImagesBar
 from cli.quiet import quiet
@@ -183,9 +183,9 @@ class FewstepCLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         try:
             super()._run_subcommand(subcommand)
-        except BaseException:
+        except BaseException as error:
             # a start that failed takes no number: what names this config's first run goes on to mean the next
-            if self.trainer.global_step == 0:
+            if self.trainer.global_step == 0 or while_resuming(error.__traceback__):
                 self._remove_run_directory()
             raise
 

@@ -1,8 +1,10 @@
 """What is read from the command line before the parser of a command is built."""
 
 import argparse
+import os
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from cli.errors import UsageError, did_you_mean
@@ -70,6 +72,30 @@ def _is_number(text: str) -> bool:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 40 else f"{text[:37]}...")
+
+
+def file_to_write(text: str) -> Path:
+    """A path where a file may be made: what stands in its way is told before anything is computed."""
+    path = Path(text)
+    if path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a folder, the name of a file is needed")
+    _check_above(path)
+    return path
+
+
+def folder_to_write(text: str) -> Path:
+    """A path where a folder is or may be made."""
+    path = Path(text)
+    if path.exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{path} is a file, the name of a folder is needed")
+    _check_above(path)
+    return path
+
+
+def _check_above(path: Path) -> None:
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not (above.is_dir() and os.access(above, os.W_OK)):
+        raise argparse.ArgumentTypeError(f"{path}: nothing can be written in {above}")
 
 
 class OneLineParser(argparse.ArgumentParser):

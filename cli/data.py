@@ -9,7 +9,8 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 
 from cli.errors import UsageError, explain_parsing
-from lightning_modules.checkpoint import read_yaml, restricted_imports
+from cli.run_files import read_config
+from lightning_modules.checkpoint import restricted_imports
 
 
 def load_data(config: str, path: str | None = None, allow: Sequence[str] = ()) -> Any:
@@ -25,7 +26,8 @@ def load_data(config: str, path: str | None = None, allow: Sequence[str] = ()) -
     """
     if path is not None and not Path(path).is_file():
         raise UsageError(f"there is no file {path}")
-    content = read_yaml(config) | ({"data": path} if path else {})
+    content = read_config(config, "the run's configuration")
+    content = (content if isinstance(content, dict) else {}) | ({"data": path} if path else {})
     if "data" not in content:
         raise UsageError("the configuration has no data section: give --data FILE")
     parser = ArgumentParser(exit_on_error=False)

@@ -1,10 +1,9 @@
 """`data check` and `data pack`: what lies in a data set, and data sets as one file."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import OneLineParser, positive
+from cli.arguments import OneLineParser, file_to_write, positive
 from cli.errors import Failure, UsageError, did_you_mean, fail, one_line, run_command
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def pack_parser() -> OneLineParser:
     p.add_argument("path", metavar="PATH", help=WHERE)
     p.add_argument("--to", choices=tuple(SUFFIXES), required=True, help="edm: a zip of square images of one size, grey "
                    "if all are, otherwise RGB; parquet: columns image and label")  # fmt: skip
-    p.add_argument("--out", type=Path, required=True, help="the file to write, a .zip or .parquet")
+    p.add_argument("--out", type=file_to_write, required=True, help="the file to write, a .zip or .parquet")
     p.add_argument("--resolution", type=positive, help="cut out the central square and resize it (default: keep the "
                    "size that all have; parquet keeps each file byte for byte)")  # fmt: skip
     p.add_argument("--split", choices=("train", "test"), default="train", help="default: train")

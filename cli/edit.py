@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
 from cli.inputs import at, given_images, in_batches, one_class, save_images, test_images, wanted_labels
@@ -31,7 +31,7 @@ def _options(command: str, description: str, out: str) -> OneLineParser:
     p.add_argument("--small", type=float, help="level of the initial noise of a bidirectional model (default: that of "
                    "its `inversions`)")  # fmt: skip
     p.add_argument("--steps", type=positive, default=50, help="of a diffusion model, each way (default: 50)")
-    p.add_argument("--out", type=Path, default=Path(out), help=f"folder to write to (default: {out})")
+    p.add_argument("--out", type=folder_to_write, default=Path(out), help=f"folder to write to (default: {out})")
     return p
 
 

@@ -28,6 +28,8 @@ PROJECT = (
 TRUSTED = tuple(f"{name}." for name in (*PROJECT, "lightning", "torch.nn.modules", "torch.optim"))
 
 
+LONGEST = 600
+"""Characters of an error's line; what is longer repeats a file."""
 MISTAKEN = (errno.ENAMETOOLONG, errno.ELOOP, errno.EROFS)
 """Numbers of the system's errors about a path that was typed, beside those that Python has classes for."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -46,7 +48,8 @@ class Failure(Exception):
 
 def fail(message: str, code: int = 2) -> int:
     """Print an error as one line and return the exit code."""
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    line = one_line(message)
+    print(f"error: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}", file=sys.stderr)
     return code
 
 
@@ -121,7 +124,7 @@ def explain(error: BaseException) -> str | None:
             lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             return f"the checkpoint's weights do not fit the model: {lines[0] if lines else text}{more}"
-    if _while_resuming(error.__traceback__):
+    if while_resuming(error.__traceback__):
         reason = f"{type(error).__name__}: {error}"[:200]
         return f"the checkpoint does not hold the state of a run that can go on ({reason})"
     return None
@@ -136,7 +139,7 @@ def fault_of_machine(error: BaseException | None) -> OSError | None:
     return None
 
 
-def _while_resuming(traceback: TracebackType | None) -> bool:
+def while_resuming(traceback: TracebackType | None) -> bool:
     """Whether an error came about when Lightning took the state of a run from a checkpoint."""
     while traceback is not None:
         frame = traceback.tb_frame

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.inputs import at, given_images, make_folders, save_images, test_images, wanted_labels
 from cli.invert import stacked
@@ -54,7 +54,7 @@ def parser() -> "OneLineParser":
                    "image (default: 0, 1, ...)")  # fmt: skip
     p.add_argument("--steps", type=positive, default=1, help="network evaluations, from the level down (default: 1)")
     p.add_argument("--class", dest="label", type=int, help="the class to make of all images (default: their own)")
-    p.add_argument("--out", type=Path, default=Path("edits"), help="folder to write to (default: edits)")
+    p.add_argument("--out", type=folder_to_write, default=Path("edits"), help="folder to write to (default: edits)")
     return p
 
 

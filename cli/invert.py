@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.sample import add_checkpoint_options, find_device
 
@@ -33,7 +33,9 @@ def parser() -> "OneLineParser":
                    "seed of each one's initial noise as well (default: 0-15)")  # fmt: skip
     p.add_argument("--steps", type=positive, help="network evaluations from image to noise (default: 1)")
     p.add_argument("--schedule", help="a file of search-schedule --inversion: the levels to visit, there and back")
-    p.add_argument("--out", type=Path, default=Path("inversions"), help="folder to write to (default: inversions)")
+    p.add_argument(
+        "--out", type=folder_to_write, default=Path("inversions"), help="folder to write to (default: inversions)"
+    )
     p.add_argument("--data", help="a file such as configs/data/digits.yaml (default: the data of the checkpoint's run)")
     return p
 

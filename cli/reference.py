@@ -1,10 +1,9 @@
 """`reference`: mean and covariance of real images' features, as a file to score against."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cli.arguments import OneLineParser, positive
+from cli.arguments import OneLineParser, file_to_write, positive
 from cli.errors import UsageError, run_command
 from cli.sample import find_device
 
@@ -22,7 +21,7 @@ def parser() -> "OneLineParser":
     )
     p.add_argument("--data", required=True, help="a file such as configs/data/digits.yaml")
     p.add_argument("--split", choices=("train", "test"), default="train", help="default: train")
-    p.add_argument("--out", type=Path, required=True, help="the file to write, e.g. fid-refs/digits.npz")
+    p.add_argument("--out", type=file_to_write, required=True, help="the file to write, e.g. fid-refs/digits.npz")
     p.add_argument("--inception_weights", help="file of Inception's weights, where no other judge fits")
     p.add_argument("--batch_size", type=positive, default=500, help="images per forward pass (default: 500)")
     p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)")
@@ -36,7 +35,7 @@ def reference(args: Sequence[str]) -> int:
 
 
 def _reference(options: "argparse.Namespace") -> None:
-    if options.out.is_dir() or options.out.suffix != ".npz":
+    if options.out.suffix != ".npz":
         raise UsageError(f"--out {options.out}: the name of an .npz file is needed")
     from cli.data import load_data
     from cli.quiet import quiet

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
 from cli.inputs import Inputs, check_results, names_of, save_images, test_images, wanted_labels
@@ -68,7 +68,9 @@ def parser() -> OneLineParser:
     p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds "
                    "of the noise (default: 0-15); with --input the seeds alone, one for each image")  # fmt: skip
     p.add_argument("--class", dest="label", type=int, help="the class of all images (default: their own)")
-    p.add_argument("--out", type=Path, default=Path("restored"), help="folder to write to (default: restored)")
+    p.add_argument(
+        "--out", type=folder_to_write, default=Path("restored"), help="folder to write to (default: restored)"
+    )
     return p
 
 

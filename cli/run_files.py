@@ -89,7 +89,7 @@ def run_config(ckpt_path: str) -> str:
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        UsageError: neither is there.
+        UsageError: neither is there, or the text is no configuration; a name of a file is none.
     """
     checkpoint = read_checkpoint(ckpt_path)
     path = run_directory(ckpt_path) / CONFIG
@@ -97,7 +97,21 @@ def run_config(ckpt_path: str) -> str:
         return str(path)
     if "config" not in checkpoint:
         raise UsageError(f"there is no {path}, and the checkpoint does not hold its configuration: give --config FILE")
-    return checkpoint["config"]
+    if not isinstance(read_config(checkpoint["config"], f"the configuration in {ckpt_path}"), dict):
+        raise UsageError(f"the configuration in {ckpt_path} is none: give --config FILE")
+    return f"{checkpoint['config']}\n"
+
+
+def read_config(text: str, name: str) -> Any:
+    """What YAML text holds; `name` is for messages.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        return read_yaml(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name} cannot be read: {str(error)[:200]}") from None
 
 
 def read_text(config: str) -> str:
@@ -145,7 +159,7 @@ def conflicts(config: dict[str, Any], checkpoint: dict[str, Any]) -> Iterator[st
         config: as it will be used.
         checkpoint: with its own configuration under "config".
     """
-    theirs = read_yaml(checkpoint.get("config", "{}"))
+    theirs = read_config(checkpoint.get("config", "{}"), "the checkpoint's configuration")
     for section in ("seed_everything", "model", "data"):
         if section in theirs and section in config:
             mine = without_links({section: config[section]})[section]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import OneLineParser, parse_seeds, positive
+from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.sampler_options import add_sampler_options, sampler_text, set_sampler, split_sampler_options
 
@@ -29,7 +29,7 @@ def parser(command: str) -> "OneLineParser":
     p.add_argument("--seeds", type=parse_seeds, default=list(range(64)), help="numbers and ranges (default: 0-63)")
     p.add_argument("--steps", type=positive, default=None, help="network evaluations (default: 1, diffusion models 35)")
     p.add_argument("--schedule", help="a file of search-schedule: the levels to visit, one evaluation each")
-    p.add_argument("--out", type=Path, default=Path("samples"), help="folder to write to (default: samples)")
+    p.add_argument("--out", type=folder_to_write, default=Path("samples"), help="folder to write to (default: samples)")
     p.add_argument("--class", dest="label", type=int, help="the class of all images (default: drawn for each seed)")
     p.add_argument("--grid", action=BooleanOptionalAction, help="also write grid.png (default: not with --subdirs, "
                    "since a scorer that reads the folder would count it)")  # fmt: skip

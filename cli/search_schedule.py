@@ -3,10 +3,9 @@
 import shlex
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import OneLineParser, positive
+from cli.arguments import OneLineParser, file_to_write, positive
 from cli.errors import UsageError, run_command
 from cli.sample import add_checkpoint_options, find_device
 
@@ -51,9 +50,11 @@ def parser() -> "OneLineParser":
                    f"ones (default: {FIRST_SEED}; test uses 0, 1, ...)")  # fmt: skip
     p.add_argument("--data", help="a file such as configs/data/digits.yaml (default: the data of the checkpoint's run)")
     p.add_argument("--inception_weights", help="file of Inception's weights, where no other judge fits")
-    p.add_argument("--cache", type=Path, help="file of scores (default: schedule_search.json in the run's directory)")
-    p.add_argument("--out", type=Path, help="file to write (default: schedule_STEPS_steps.yaml, of --inversion "
-                   "inversion_STEPS_steps.yaml, in the run's directory)")  # fmt: skip
+    p.add_argument(
+        "--cache", type=file_to_write, help="file of scores (default: schedule_search.json in the run's directory)"
+    )
+    p.add_argument("--out", type=file_to_write, help="file to write (default: schedule_STEPS_steps.yaml, of "
+                   "--inversion inversion_STEPS_steps.yaml, in the run's directory)")  # fmt: skip
     return p
 
 

@@ -1,10 +1,9 @@
 """`truth`: a checkpoint against the exact probability-flow ODE of its data."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cli.arguments import OneLineParser, positive
+from cli.arguments import OneLineParser, file_to_write, positive
 from cli.errors import UsageError, run_command
 from cli.sample import add_checkpoint_options, default_steps, find_device
 
@@ -42,7 +41,7 @@ def parser() -> "OneLineParser":
     p.add_argument("--resamples", type=positive, default=200, help="of the bootstrap, at least 20 (default: 200)")
     p.add_argument("--steps", type=positive, help="network evaluations of a sample (default: 1, or the method's own)")
     p.add_argument("--data", help="a file such as configs/data/digits.yaml (default: the data of the checkpoint's run)")
-    p.add_argument("--out", type=Path, help="the JSON file (default: truth.json in the run's directory)")
+    p.add_argument("--out", type=file_to_write, help="the JSON file (default: truth.json in the run's directory)")
     return p
 
 
