@@ -2,14 +2,13 @@
 
 Where conventions differ, the part that must agree is compared:
 
-- grey: deepinv's own weights are those of Rec. 601 times 0.9998 (0.29896, 0.58702, 0.11405); it was given ours, which are
-  the consistency models' paper's.
+- grey: deepinv has 0.29896, 0.58702, 0.11405 of its own; it was given our weights, the consistency models' paper's.
 - means of blocks: its filter with padding "valid"; with its other paddings the blocks lie elsewhere.
 - bicubic: its `DownsamplingMatlab`, MATLAB's phase and mirrored border as here, agrees everywhere. Its
-  `Downsampling(filter="bicubic")` has the same kernel and another border.
-- Gaussian blur: the kernel with as many taps as ours (3 deviations, rounded up, on each side; deepinv by default takes
-  one more for 1 and 1.3); at the border we repeat the edge pixel while mirroring, which none of its paddings does, so only
-  the pixels whose window lies inside are compared.
+  `Downsampling(filter="bicubic")` differs at the border, whatever its padding.
+- Gaussian blur: the kernel with as many taps as ours, 3 deviations, rounded up, on each side (deepinv by default takes
+  one more on each side for 1 and 1.3). At the border we repeat the edge pixel while mirroring, which none of its
+  paddings does, so only the pixels whose window lies inside are compared.
 """
 
 import json
