@@ -116,14 +116,14 @@ def explain(error: BaseException) -> str | None:
                 return f"{cause.filename}: {str(cause.strerror).lower()}"
         if isinstance(cause, ValueError) and text == "embedded null byte":
             return "a path holds a null byte, which no name of a file can"
-        if isinstance(cause, UnicodeDecodeError):
-            return f"a file that should be text is not UTF-8: {text}"
         if isinstance(cause, ValueError | TypeError | FileNotFoundError) and _was_meant(cause.__traceback__):
             return text
         if isinstance(cause, RuntimeError) and text.startswith("Error(s) in loading state_dict"):
             lines = [line.strip() for line in text.splitlines()[1:] if line.strip()]
             more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
             return f"the checkpoint's weights do not fit the model: {lines[0] if lines else text}{more}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"a file that should be text is not UTF-8: {error}"
     if while_resuming(error.__traceback__):
         reason = f"{type(error).__name__}: {error}"[:200]
         return f"the checkpoint does not hold the state of a run that can go on ({reason})"

@@ -50,8 +50,8 @@ DENIED_PATHS = (
 )
 
 
-MOST_VALUES, DEEPEST = 1_000_000, 100
-"""Of a configuration, when every value is counted as often as it is named."""
+MOST_CHARACTERS, MOST_VALUES, DEEPEST = 1_000_000, 100_000, 100
+"""Of a configuration's text, and of what it holds, where every value is counted as often as it is named."""
 
 
 class CheckpointError(ValueError):
@@ -139,7 +139,7 @@ def check_size(content: Any) -> None:
     A list that is in itself, or is named twice in each list of a long chain, takes a few bytes in a file.
 
     Raises:
-        ValueError: there are more than a million values, or more than 100 levels.
+        ValueError: there are more than 100,000 values, or more than 100 levels.
     """
     count, level = 0, [content]
     for _ in range(DEEPEST):
@@ -166,8 +166,8 @@ def read_yaml(text: str, load: Callable[[str], Any] = _safe_load) -> Any:
     Raises:
         yaml.YAMLError: it is none, or longer than a million characters, or `check_size` refuses what it grows to.
     """
-    if len(text) > MOST_VALUES:
-        raise yaml.YAMLError(f"a text of {len(text):,} characters, allowed are {MOST_VALUES:,}")
+    if len(text) > MOST_CHARACTERS:
+        raise yaml.YAMLError(f"a text of {len(text):,} characters, allowed are {MOST_CHARACTERS:,}")
     try:
         content = load(text)
         check_size(content)

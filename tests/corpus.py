@@ -5,6 +5,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,11 @@ from main import main
 
 LONGEST = 700
 """Characters of an error's line; what is longer repeats the input."""
+
+
+def some_slow(cases: Iterable[Any], fast: Callable[[Any], bool]) -> list[Any]:
+    """Cases for pytest.mark.parametrize, those that are not `fast` behind the marker `slow`."""
+    return [case if fast(case) else pytest.param(case, marks=pytest.mark.slow) for case in cases]
 
 
 class Corpus:

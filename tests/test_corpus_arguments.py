@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from corpus import Corpus, folder_of, snapshot
+from corpus import Corpus, folder_of, snapshot, some_slow
 from small_runs import config, fit
 
 from main import COMMANDS
@@ -150,18 +150,23 @@ def test_with_a_model(case: str, checkpoint: Path, corpus: Corpus) -> None:
     corpus.refused(command, "--ckpt_path", checkpoint, *args, says=says)
 
 
-def test_processes(corpus: Corpus) -> None:
+PROCESSES: dict[str, tuple[int, list[str]]] = {
+    "a folder with a bad image": (1, ["data", "check", "d"]),
+    "the same to be packed": (2, ["data", "pack", "d", "--to", "edm", "--out", "a.zip"]),
+    "a checkpoint of nothing": (2, ["sample", "--ckpt_path", "a.ckpt"]),
+    "a config of a run": (2, ["fit", "--config", "a.ckpt"]),
+}
+
+
+@pytest.mark.parametrize("case", some_slow(PROCESSES, lambda case: case == "a folder with a bad image"))
+def test_processes(case: str, corpus: Corpus) -> None:
     """The same through the shell, whose exit codes count: a traceback would be seen there."""
-    data = folder_of(corpus.folder / "d", **{"bad.png": b"text"})
+    code, args = PROCESSES[case]
+    folder_of(corpus.folder / "d", **{"bad.png": b"text"})
     torch.save({"state_dict": {}}, corpus.folder / "a.ckpt")
     before = snapshot(corpus.folder)
     main = str(Path(__file__).parents[1] / "main.py")
-    for code, args in (
-        (1, ["data", "check", str(data)]),
-        (2, ["data", "pack", str(data), "--to", "edm", "--out", "a.zip"]),
-        (2, ["sample", "--ckpt_path", "a.ckpt"]),
-    ):
-        done = subprocess.run([sys.executable, main, *args], capture_output=True, text=True, env={**os.environ})
-        assert done.returncode == code, done.stderr
-        assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done = subprocess.run([sys.executable, main, *args], capture_output=True, text=True, env={**os.environ})
+    assert done.returncode == code, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert snapshot(corpus.folder) == before

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
-from corpus import Corpus
+from corpus import Corpus, some_slow
 from small_runs import config
 
 from cli.errors import UsageError
@@ -52,6 +52,17 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
     "binary": ("a: !!binary gibberish!", ""),
 }
 
+WHERE_PARSERS_DIFFER = (
+    "a list",
+    "not UTF-8",
+    "a NUL",
+    "a list in itself",
+    "a bomb of anchors",
+    "huge",
+    "os.system",
+    "a date that is none",
+)
+
 
 @pytest.mark.parametrize("case", TEXTS)
 def test_data_sections(case: str, corpus: Corpus) -> None:
@@ -61,7 +72,7 @@ def test_data_sections(case: str, corpus: Corpus) -> None:
     corpus.refused("reference", "--data", path, "--out", corpus.folder / "out.npz", says=says)
 
 
-@pytest.mark.parametrize("case", TEXTS)
+@pytest.mark.parametrize("case", some_slow(TEXTS, lambda case: case in WHERE_PARSERS_DIFFER))
 def test_comparisons(case: str, corpus: Corpus) -> None:
     text, says = TEXTS[case]
     path = corpus.folder / "plan.yaml"
@@ -170,7 +181,10 @@ RUNS: dict[str, tuple[str, Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", RUNS)
+CODE = ("process", "function", "loader", "not a number", "infinite")
+
+
+@pytest.mark.parametrize("case", some_slow(RUNS, lambda case: any(word in case for word in CODE)))
 def test_wrong_runs(case: str, corpus: Corpus) -> None:
     keys, value, says = RUNS[case]
     (corpus.folder / "file").write_text("")
@@ -178,19 +192,7 @@ def test_wrong_runs(case: str, corpus: Corpus) -> None:
     corpus.refused("fit", "--config", corpus.folder / "run.yaml", says=says)
 
 
-FIT = (
-    "a list",
-    "not UTF-8",
-    "a NUL",
-    "a list in itself",
-    "a bomb of anchors",
-    "huge",
-    "os.system",
-    "a date that is none",
-)
-
-
-@pytest.mark.parametrize("case", FIT)
+@pytest.mark.parametrize("case", WHERE_PARSERS_DIFFER)
 def test_configs_of_runs(case: str, corpus: Corpus) -> None:
     text, says = TEXTS[case]
     path = corpus.folder / "run.yaml"

@@ -43,7 +43,7 @@ PICKLES: dict[str, bytes] = {
     "builtins.exec": pickle.dumps(Calls(exec, PYTHON)),
     "builtins.open": pickle.dumps(Calls(open, GONE, "w")),
     "builtins.__import__": pickle.dumps(Calls(__import__, "antigravity")),
-    "builtins.getattr": pickle.dumps(Calls(getattr, os, "system") if False else Calls(getattr, 1, "real")),
+    "builtins.getattr": pickle.dumps(Calls(getattr, 1, "real")),
     "builtins.compile": pickle.dumps(Calls(compile, PYTHON, "a", "exec")),
     "subprocess.Popen": pickle.dumps(Calls(subprocess.Popen, ["touch", GONE])),
     "subprocess.check_output": pickle.dumps(Calls(subprocess.check_output, ["touch", GONE])),
@@ -57,9 +57,7 @@ PICKLES: dict[str, bytes] = {
         Calls(torch.storage._load_from_bytes, pickle.dumps(Calls(os.system, TOUCH)))
     ),
     "torch._utils rebuilding by any function": pickle.dumps(
-        Calls(torch._utils._rebuild_wrapper_subclass, os.system, TOUCH)
-        if hasattr(torch._utils, "_rebuild_nothing")
-        else Calls(torch._utils._rebuild_meta_tensor_no_storage, os.system, TOUCH, 0, False)
+        Calls(torch._utils._rebuild_meta_tensor_no_storage, os.system, TOUCH, 0, False)
     ),
     "torch._tensor._rebuild_from_type_v2": pickle.dumps(
         Calls(torch._tensor._rebuild_from_type_v2, os.system, torch.Tensor, (TOUCH,), {})

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from corpus import Corpus
+from corpus import Corpus, some_slow
 from small_runs import config, fit
 from test_corpus_configs import BOMB
 
@@ -55,7 +55,7 @@ CONFIGS: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", CONTENTS)
+@pytest.mark.parametrize("case", some_slow(CONTENTS, lambda case: "no optimizer" in case or "more images" in case))
 def test_states(case: str, good: dict[str, Any], corpus: Corpus) -> None:
     change, says = CONTENTS[case]
     content = deepcopy(good)
@@ -65,7 +65,7 @@ def test_states(case: str, good: dict[str, Any], corpus: Corpus) -> None:
     corpus.refused("fit", "--ckpt_path", "a.ckpt", "--trainer.default_root_dir=runs", longer, says=says)
 
 
-@pytest.mark.parametrize("command", ["fit", "test", "invert"])
+@pytest.mark.parametrize("command", some_slow(["fit", "test", "invert"], lambda command: command != "test"))
 @pytest.mark.parametrize("case", CONFIGS)
 def test_configs_inside(case: str, command: str, good: dict[str, Any], corpus: Corpus) -> None:
     text, says = CONFIGS[case]
