@@ -219,7 +219,7 @@ def parse_plan(args: Sequence[str]) -> tuple[Plan, int, int]:
     if not args:
         raise UsageError("compare needs --config FILE, e.g. configs/compare_digits.yaml")
     try:
-        with restricted_imports(["cli.compare_plan"]):
+        with restricted_imports(["cli.compare_plan", "cli.compare_restorations"]):
             built = parser.instantiate_classes(parser.parse_args(list(args)))
     except ArgumentError as error:
         raise UsageError(explain_parsing(error, [a.dest for a in parser._actions])) from None

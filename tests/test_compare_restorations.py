@@ -16,7 +16,7 @@ from test_cli_restore import scores
 from test_compare import lasting, plan
 from test_scores_inversion import ExactNetwork, gaussian_images
 
-from cli import restore_run
+from cli import restore_levels, restore_run
 from cli.compare_restorations import SHOWN, Repairs, Restoration
 from cli.restore_trial import Judge
 from evaluation.features import extract, feature_network_for
@@ -201,7 +201,7 @@ def test_what_is_refused_is_kept_as_it_was_said(repairs, monkeypatch):
     """Here a ladder of levels in which there are not so many."""
     tasks = {"holes": Restoration("inpaint", {"zero-shot": [3]}, images=12, seeds=1)}
     with monkeypatch.context() as patch:
-        patch.setattr(restore_run, "levels_down", lambda *_: (_ for _ in ()).throw(ValueError("too few rungs")))
+        patch.setattr(restore_levels, "levels_down", lambda *_: (_ for _ in ()).throw(ValueError("too few rungs")))
         assert repairs.all(tasks) == ["holes by zero-shot with 3 levels: too few rungs"]
     assert repairs.all(tasks) == ["holes by zero-shot with 3 levels: too few rungs"]
 

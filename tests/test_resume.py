@@ -171,7 +171,9 @@ def test_a_flipped_bit_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="does not match its"):
         read_checkpoint(path)
     (tmp_path / "a.ckpt.sha256").unlink()
-    assert not torch.equal(read_checkpoint(path)["state_dict"]["w"], torch.ones(1000))
+    assert not torch.equal(torch.load(path)["state_dict"]["w"], torch.ones(1000))
+    with pytest.raises(CheckpointError, match="in it does not match its checksum"):  # the archive's own
+        read_checkpoint(path)
 
 
 @pytest.mark.parametrize("killed_in", ["torch.save", "os.fsync"])
