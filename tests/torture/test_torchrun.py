@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import PATIENCE, ROOT, last_of, quiet_options, write_config
+from processes import PATIENCE, ROOT, free_port, last_of, quiet_options, write_config
 from small_runs import config, fit
 from test_resume import assert_same_training_state
 
@@ -18,6 +18,7 @@ from lightning_modules.checkpoint import read_checkpoint
 
 pytestmark = pytest.mark.slow
 HOSTS = ("10.77.0.1", "10.77.0.2")
+PORT = 29511
 STEPS = 400
 
 
@@ -52,8 +53,9 @@ def start(hosts, rank, options, log, workers=1, restarts=0):
     """torchrun on one of the hosts, in a session of its own; with none, on this machine alone."""
     prefix, interface = hosts[rank] if hosts else ([], "lo")
     nodes, address = max(1, len(hosts)), HOSTS[0] if hosts else "127.0.0.1"
+    port = PORT if hosts else free_port()  # in a namespace of its own every port is free
     command = [*prefix, sys.executable, "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--node_rank={rank}"]
-    command += [f"--nproc_per_node={workers}", f"--master_addr={address}", "--master_port=29511"]
+    command += [f"--nproc_per_node={workers}", f"--master_addr={address}", f"--master_port={port}"]
     command += [f"--max_restarts={restarts}"]
     trainer = [f"--trainer.devices={workers}", f"--trainer.num_nodes={nodes}", "--trainer.strategy=ddp"]
     return subprocess.Popen(
