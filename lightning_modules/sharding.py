@@ -27,8 +27,8 @@ class FullySharded(DDPStrategy):
 
     Of the student, its averages and its target a process holds 1/W; a block's weights are put together for its pass and
     for the backward pass. A teacher that is read from a path is not divided. A checkpoint holds whole tensors and is
-    the one that DDP or a single process would write: either goes on from the other's. While validation runs and samples
-    are drawn, every process holds the whole weights of what is evaluated. `validate` and `test` divide nothing.
+    the one that DDP or a single process would write: either goes on from the other's. While validation runs, every
+    process holds all weights, and while samples are drawn those of the averages. `validate` and `test` divide nothing.
 
     Raises:
         ValueError: two networks that play against each other; a compiled loss; or CTM's adaptive weight.
