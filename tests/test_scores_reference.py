@@ -170,7 +170,7 @@ def test_bad_use_is_one_line(last, tmp_path, capsys):
         (["test", "--ckpt_path", last, "--scores.reference", "nowhere.npz"], "reference=nowhere.npz: no such file"),
         (["reference", "--data", "nowhere.yaml", "--out", out], "there is no file nowhere.yaml"),
         (["reference", *data], "--out"),
-        (["reference", *data, "--out", str(tmp_path)], "name of an .npz file"),
+        (["reference", *data, "--out", str(tmp_path)], "is a folder, the name of a file is needed"),
         (["reference", *data, "--out", str(tmp_path / "x.pkl")], "name of an .npz file"),
         (["reference", *data, "--out", "README.md/x.npz"], "readme"),
         (["reference", *data, "--split", "validation", "--out", out], "--split"),
