@@ -41,7 +41,8 @@ from cli.schedule_file import use_schedule
 from cli.stop import StopGently
 from evaluation.dashboard import GameWatch, RunSummary, SampleGrids, TrainingCurves
 from evaluation.scorer import Scorer
-from lightning_modules.checkpoint import read_checkpoint, restricted_imports
+from lightning_modules.allowed import restricted_imports
+from lightning_modules.checkpoint import read_checkpoint
 
 DESCRIPTION = """
 Options stand on the command line or in --config files, of which the later wins over the earlier. A class path in a

@@ -13,7 +13,7 @@ from jsonargparse.typing import Path_fr
 
 from cli.compare_restorations import Restoration
 from cli.errors import UsageError, did_you_mean, explain_parsing
-from lightning_modules.checkpoint import read_yaml, restricted_imports
+from lightning_modules.allowed import read_yaml, restricted_imports
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from cli.errors import UsageError, explain_parsing
 from cli.run_files import read_config
-from lightning_modules.checkpoint import restricted_imports
+from lightning_modules.allowed import restricted_imports
 
 
 def load_data(config: str, path: str | None = None, allow: Sequence[str] = ()) -> Any:

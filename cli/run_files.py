@@ -15,7 +15,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from cli.arguments import option_values
 from cli.checkpoints import first_process, write_text
 from cli.errors import UsageError
-from lightning_modules.checkpoint import read_checkpoint, read_yaml
+from lightning_modules.allowed import read_yaml
+from lightning_modules.checkpoint import read_checkpoint
 
 CONFIG = "config.yaml"
 

@@ -63,7 +63,7 @@ def read_sampler(args: Sequence[str], allow: Sequence[str] = ()) -> "Sampler":
     import diffusion.sde_samplers
     import diffusion.straight_paths  # noqa: F401  so that its grid is known by its short name
     from diffusion.ode_samplers import Sampler
-    from lightning_modules.checkpoint import restricted_imports
+    from lightning_modules.allowed import restricted_imports
 
     name = next((arg.partition("=")[2] for arg in reversed(args) if arg.startswith("--sampler=")), None)
     if name is None:
@@ -86,7 +86,7 @@ def _read_yaml(path: str) -> str:
     """A file's class_path and init_args as one word."""
     import yaml
 
-    from lightning_modules.checkpoint import read_yaml
+    from lightning_modules.allowed import read_yaml
 
     try:
         content = read_yaml(Path(path).read_text())

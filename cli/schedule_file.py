@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from cli.errors import UsageError
+from lightning_modules.allowed import read_yaml
 from lightning_modules.bcm import BCMModule, BCMPlan
-from lightning_modules.checkpoint import read_yaml
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ import yaml
 from small_runs import config, fit
 
 from lightning_modules import load_module
-from lightning_modules.checkpoint import CheckpointError, restricted_imports
+from lightning_modules.allowed import restricted_imports
+from lightning_modules.checkpoint import CheckpointError
 from main import main
 
 

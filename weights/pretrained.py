@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 
 from diffusion.denoisers import Denoiser
-from lightning_modules.checkpoint import build_module, check_class_paths, restricted_imports, told_in_a_line
+from lightning_modules.allowed import restricted_imports
+from lightning_modules.checkpoint import build_module, check_class_paths, told_in_a_line
 from weights.checkpoint import checkpoint_around
 from weights.files import read_json, read_safetensors
 from weights.table import WeightsError, some
