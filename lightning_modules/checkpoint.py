@@ -48,13 +48,22 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise CheckpointError("it is not a checkpoint of a training run")
         _check_values(checkpoint)
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).split("\n")[0][:200] or type(error).__name__
         files = [p for p in path.parent.glob("*.ckpt") if p.exists()]
         others = [p for p in files if not p.samefile(path)]  # last.ckpt may be a link
         previous = max(others, key=lambda p: p.name, default=None)  # clocks differ, and images are counted
         hint = f"; the previous one is {previous}" if previous else ""
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}{hint}") from None
+        raise CheckpointError(f"checkpoint {path} cannot be read: {reason_of(error)}{hint}") from None
     return checkpoint
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what went wrong, at most 200 characters."""
+    return str(error).split("\n")[0][:200] or type(error).__name__
+
+
+def some(keys: Sequence[str]) -> str:
+    """The first three of some names."""
+    return f"{', '.join(keys[:3])}{' ...' * (len(keys) > 3)}"
 
 
 def _check_archive(path: Path, checksums: bool) -> None:
@@ -195,7 +204,7 @@ def _load_network(network: Any, source: dict[str, Tensor], path: str | os.PathLi
         "it has beside them": sorted(set(source) - set(own)),
         "of another shape": sorted(key for key in set(own) & set(source) if own[key].shape != source[key].shape),
     }
-    said = [f"{fault} {', '.join(keys[:3])}{' ...' * (len(keys) > 3)}" for fault, keys in faults.items() if keys]
+    said = [f"{fault} {some(keys)}" for fault, keys in faults.items() if keys]
     try:
         if any(".target_mlp." in key for key in faults["it lacks"]):
             network.load_unidirectional(source)

@@ -5,7 +5,6 @@ its level otherwise, the first layer of the embedding is solved for the levels o
 """
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from diffusion.denoisers import ConsistencyDenoiser, Denoiser
 from networks.unet import UNet
 from weights.diffusers_folder import WEIGHTS
 from weights.diffusers_unet import BLOCKS, FIXED, table
+from weights.files import write_json
 from weights.grid import LEVELS, first_layer, is_theirs
 from weights.table import WeightsError, to_theirs
 
@@ -110,7 +110,7 @@ def save_pipeline(denoiser: Denoiser, folder: Path, network: Mapping[str, Any]) 
     state = {key: value.detach().cpu() for key, value in unet.state_dict().items()}
     if not (everywhere := is_theirs(unet)):
         state["embedding.noise_mlp.0.weight"] = first_layer(unet, denoiser.sigma_min, denoiser.sigma_max)
-    _write(folder / "unet" / "config.json", config)
+    write_json(folder / "unet" / "config.json", config)
     save_file(to_theirs(table(unet), state), folder / "unet" / WEIGHTS, metadata={"format": "pt"})
     scheduler = {
         "_class_name": "CMStochasticIterativeScheduler",
@@ -120,16 +120,11 @@ def save_pipeline(denoiser: Denoiser, folder: Path, network: Mapping[str, Any]) 
         "rho": 7.0,
         "clip_denoised": False,  # our samplers do not clip between steps
     }
-    _write(folder / "scheduler" / "scheduler_config.json", scheduler)
+    write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
         "_class_name": "ConsistencyModelPipeline",
         "scheduler": ["diffusers", "CMStochasticIterativeScheduler"],
         "unet": ["diffusers", "UNet2DModel"],
     }
-    _write(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", index)
     return everywhere
-
-
-def _write(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -11,7 +11,7 @@ import torch
 
 from networks.blocks import Attended, SelfAttention
 from networks.unet import UNet
-from weights.official import Shape
+from weights.official import Shape, channel_mult
 from weights.table import Row, Table, WeightsError, block_rows, layer
 
 RESIDUAL = {
@@ -165,15 +165,13 @@ def shape_of(config: Mapping[str, Any], resolution: int | None = None) -> Shape:
     attends = [kind.startswith("Attn") for kind in down]
     if attends != [kind.startswith("Attn") for kind in up]:
         raise WeightsError("config.json has attention on the way up where it has none on the way down")
-    if any(width % wide[0] for width in wide):
-        raise WeightsError(f"the levels have {list(wide)} channels: not multiples of the first {wide[0]}")
     adaptive = told["resnet_time_scale_shift"] == "scale_shift"
     groups = told["attn_norm_num_groups"] or (None if adaptive else told["norm_num_groups"])
     if told["add_attention"] and groups != told["norm_num_groups"]:
         raise WeightsError(f"config.json has {groups} groups in the middle attention's norm, and ours must be alike")
     arguments = {
         "channels": wide[0],
-        "channel_mult": [width // wide[0] for width in wide],
+        "channel_mult": channel_mult(wide, wide[0]),
         "num_blocks": told["layers_per_block"],
         "attention_resolutions": [side >> i for i, has in enumerate(attends) if has],
         "channels_per_head": told["attention_head_dim"],

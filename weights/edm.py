@@ -18,7 +18,7 @@ from diffusion.denoisers import EDMDenoiser
 from networks.blocks import Attended, SelfAttention
 from networks.unet import UNet
 from weights.edm_pickle import read_pickle
-from weights.official import Levels, Official, Shape
+from weights.official import Levels, Official, Shape, channel_mult
 from weights.table import Row, Table, WeightsError, block_rows, layer, to_ours
 
 RESIDUAL = {
@@ -128,12 +128,10 @@ def shape_of(state: Mapping[str, Tensor]) -> tuple[Shape, bool]:
     sides = [side >> i for i in range(32) if f"model.enc.{side >> i}x{side >> i}_block0.conv0.weight" in state]
     blocks = sum(re.fullmatch(rf"model\.enc\.{side}x{side}_block\d+\.conv0\.weight", key) is not None for key in state)
     wide = [state[f"model.enc.{s}x{s}_block0.conv1.weight"].shape[0] for s in sides]
-    if any(width % channels for width in wide):
-        raise WeightsError(f"the levels have {wide} channels: not multiples of the first {channels}")
     conv = state[f"{first}.conv1.weight"]
     arguments: dict[str, Any] = {
         "channels": channels,
-        "channel_mult": [width // channels for width in wide],
+        "channel_mult": channel_mult(wide, channels),
         "num_blocks": blocks,
         "attention_resolutions": [s for s in sides if f"model.enc.{s}x{s}_block0.qkv.weight" in state],
         "channels_per_head": None if song else 64,

@@ -1,6 +1,6 @@
 """What is read of a file of weights, whoever wrote it: a U-Net of ours and the levels that it was trained for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,17 @@ class Levels:
     def known(self) -> dict[str, float]:
         """Those that are not None."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def channel_mult(wide: Sequence[int], channels: int) -> list[int]:
+    """The factor of each level's channels.
+
+    Raises:
+        WeightsError: they are not multiples of the first level's.
+    """
+    if any(width % channels for width in wide):
+        raise WeightsError(f"the levels have {list(wide)} channels: not multiples of the first {channels}")
+    return [width // channels for width in wide]
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from diffusion.denoisers import BidirectionalDenoiser, ConsistencyDenoiser
+from lightning_modules.checkpoint import reason_of
 from networks.blocks import Attended, SelfAttention
 from networks.unet import UNet
-from weights.official import Official, Shape
+from weights.official import Official, Shape, channel_mult
 from weights.table import Row, Table, WeightsError, block_rows, layer, to_ours
 
 RESIDUAL = {
@@ -112,9 +113,7 @@ def shape_of(
     if sorted(ups) != list(range(per_level - 1, count - per_level, per_level)) or count % per_level:
         raise WeightsError(f"the way up doubles the resolution behind the blocks {sorted(ups)}: not in equal levels")
     wide = [state[f"output_blocks.{n}.0.out_layers.3.weight"].shape[0] for n in range(0, count, per_level)][::-1]
-    if any(width % channels for width in wide):
-        raise WeightsError(f"the levels have {wide} channels: not multiples of the first {channels}")
-    mult = tuple(width // channels for width in wide)
+    mult = tuple(channel_mult(wide, channels))
     side = RESOLUTIONS.get(mult) if resolution is None else resolution
     if side is None:
         raise WeightsError(f"the weights do not tell the resolution of {len(mult)} levels {mult}: give --resolution")
@@ -149,8 +148,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # torch raises many kinds for a damaged file
-        reason = str(error).split("\n")[0][:200] or type(error).__name__
-        raise WeightsError(f"{path} cannot be read: {reason}") from None
+        raise WeightsError(f"{path} cannot be read: {reason_of(error)}") from None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path} is not a state dict, which is tensors by name")
     return state

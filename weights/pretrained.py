@@ -3,7 +3,6 @@
 Nothing in such a folder is code: the classes that `config.json` names are those that a checkpoint may name.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -14,10 +13,10 @@ from safetensors.torch import save_file
 
 from diffusion.denoisers import Denoiser
 from lightning_modules.allowed import restricted_imports
-from lightning_modules.checkpoint import build_module, check_class_paths, told_in_a_line
+from lightning_modules.checkpoint import build_module, check_class_paths, some, told_in_a_line
 from weights.checkpoint import checkpoint_around
-from weights.files import read_json, read_safetensors
-from weights.table import WeightsError, some
+from weights.files import read_json, read_safetensors, write_json
+from weights.table import WeightsError
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -75,7 +74,7 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     state = {key: value.detach().cpu().contiguous() for key, value in denoiser.state_dict().items()}
     save_file(state, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+    write_json(folder / CONFIG, config)
 
 
 def from_pretrained(folder: str | Path, allow: Sequence[str] = ()) -> Denoiser:

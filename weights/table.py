@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from lightning_modules.checkpoint import some
 from networks.blocks import ResidualBlock, SelfAttention
 
 
@@ -94,8 +95,3 @@ def to_theirs(table: Table, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for key, tensor in zip(row.theirs, row.split(state[row.ours]), strict=True):
             theirs[key] = tensor.contiguous()
     return theirs
-
-
-def some(keys: Sequence[str]) -> str:
-    """The first three of some names."""
-    return f"{', '.join(keys[:3])}{' ...' * (len(keys) > 3)}"
