@@ -40,7 +40,7 @@ def export(args: Sequence[str]) -> int:
 def _export(options: "argparse.Namespace") -> None:
     from cli.model_card import model_card
     from cli.quiet import quiet
-    from lightning_modules.checkpoint import frozen_denoiser, load_module, read_checkpoint
+    from lightning_modules.checkpoint import frozen_denoiser, module_of, read_checkpoint
 
     quiet()
     out: Path = options.out
@@ -50,8 +50,8 @@ def _export(options: "argparse.Namespace") -> None:
         account()  # before the work
     if out.exists():
         raise UsageError(f"--out {out}: it is there already")
-    module: Any = load_module(options.ckpt_path, tuple(options.allow_import))
     checkpoint = read_checkpoint(options.ckpt_path)
+    module: Any = module_of(checkpoint, options.ckpt_path, options.allow_import)
     partial = out.with_name(f"{out.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     try:

@@ -63,7 +63,7 @@ def import_weights(args: Sequence[str]) -> int:
 def _import(options: "argparse.Namespace") -> None:
     from cli.checkpoints import VerifiedCheckpointIO
     from cli.quiet import quiet
-    from lightning_modules.checkpoint import load_module
+    from lightning_modules.checkpoint import module_of
     from weights.checkpoint import checkpoint_of
 
     quiet()
@@ -86,13 +86,8 @@ def _import(options: "argparse.Namespace") -> None:
             sigma_max=options.sigma_max,
         )
     checkpoint["imported"] = {"from": options.source, "path": str(path), "sha256": content_sha256(path)}
-    files = VerifiedCheckpointIO()
-    files.save_checkpoint(checkpoint, out)
-    try:
-        module: Any = load_module(out)
-    except ValueError:  # levels that no denoiser can have
-        files.remove_checkpoint(out)
-        raise
+    module: Any = module_of(checkpoint, out)  # refused before it is written
+    VerifiedCheckpointIO().save_checkpoint(checkpoint, out)
     network, (c, h, w) = module.ema_denoiser.network, module.image_shape
     count = sum(parameter.numel() for parameter in network.parameters())
     classes = f"{module.num_classes} classes" if module.num_classes else "no classes"

@@ -125,7 +125,16 @@ def load_module(
         CheckpointError: as `read_checkpoint`; or the checkpoint does not say how to build its module, or names a class
             outside the allowed packages.
     """
-    checkpoint = read_checkpoint(path)
+    return module_of(read_checkpoint(path), path, allow, arguments)
+
+
+def module_of(
+    checkpoint: Mapping[str, Any],
+    path: str | os.PathLike[str],
+    allow: Sequence[str] = (),
+    arguments: Mapping[str, Any] | None = None,
+) -> LightningModule:
+    """As `load_module`, of what `read_checkpoint` gave; `path` is for messages."""
     config = checkpoint.get("hyper_parameters", {})
     if "_class_path" not in config:
         raise CheckpointError(
