@@ -108,10 +108,7 @@ class Bench:
 
     def trial(self, first: int = 0, seed: int = 0) -> Trial:
         """The images from `first` on, with noise of other seeds for every `seed`."""
-        rows = range(first, first + self.count)
-        label = None if self.labels is None else self.labels[rows.start : rows.stop]
-        seeds = [i + 1_000_000 * seed for i in rows]
-        return Trial.of(self.operator, self.images[rows.start : rows.stop], label, seeds)
+        return Trial.of(self.operator, self.images, self.labels, range(first, first + self.count), seed)
 
     def run(self, way: Way, seed: int, controlled: bool = False) -> tuple[Row, Tensor]:
         """The row of a method, or of its control, and the results."""
@@ -162,7 +159,7 @@ def rows_of(bench: Bench, seeds: Sequence[int], pictures: dict[str, Tensor]) -> 
             for seed in seeds:
                 try:
                     row, images = bench.run(way, seed)
-                except (ValueError, UsageError) as error:  # an operator that the method is not made for
+                except ValueError as error:  # an operator that the method is not made for
                     print(f"{bench.task}, {bench.model}, {method}: {error}")
                     break
                 pictures[f"{bench.model}, {method} {steps}"] = images[:12]
@@ -213,6 +210,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     rows: list[Row] = []
     pictures: dict[str, dict[str, Tensor]] = {task: {} for task in options.tasks}
     judge: Judge | None = None
+    lpips: Perceptual | None = None
     for task in options.tasks:
         for model, path in paths:
             module: Any = load_module(path)
@@ -220,7 +218,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             if judge is None:
                 network = feature_network_for(module.image_shape)
                 judge = Judge(network, extract(network, data.uint8_images("train")[0]))
-            lpips = Perceptual(module.image_shape) if options.lpips else None
+            if options.lpips and lpips is None:
+                lpips = Perceptual(module.image_shape)
             try:
                 bench = Bench(model, module, task, *data.uint8_images("test"), judge, options.count, lpips)
             except UsageError as error:

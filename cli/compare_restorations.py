@@ -25,8 +25,6 @@ from lightning_modules.checkpoint import file_sha256
 
 SHOWN = 10
 """Images of each row of pictures."""
-STRIDE = 1_000_000
-"""Between the seeds of the noise of an image: its own number, that and a million, ..."""
 WAYS = {
     "zero-shot": [4],
     "corrected": [4],
@@ -194,11 +192,9 @@ class Repairs:
         return _with_pictures(found, shown)
 
     def _trial(self, restoration: Restoration, seed: int) -> Trial:
-        n = min(restoration.images, len(self.images))
-        label = self.labels[:n] if self.labels is not None and self.module.num_classes else None
-        seeds = [i + STRIDE * seed for i in range(n)]
-        shape = self.module.image_shape
-        return Trial.of(restoration.damage(shape).operator(shape), self.images[:n], label, seeds)
+        rows, shape = range(min(restoration.images, len(self.images))), self.module.image_shape
+        labels = self.labels if self.module.num_classes else None
+        return Trial.of(restoration.damage(shape).operator(shape), self.images, labels, rows, seed)
 
     def _made(self, restoration: Restoration, way: Way, controlled: bool) -> Made:
         restorer, judge = Restorer(self.module, "cpu", self.batch_size), self.judge()

@@ -1,7 +1,6 @@
 """Restoration as it is scored: clean images are damaged, restored and compared with what they were."""
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,9 @@ from torch import Tensor
 from cli.restore_run import Problem, observed
 from evaluation.features import FeatureNetwork, Features, extract
 from evaluation.restoration import Perceptual
+
+STRIDE = 1_000_000
+"""Between the seeds of the noise of an image: its own number, that and a million, ..."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,15 @@ class Trial:
     problem: Problem
 
     @classmethod
-    def of(cls, operator: Any, images: Tensor, label: Tensor | None, seeds: Sequence[int]) -> "Trial":
-        """Of clean images (N, C, H, W) uint8, their classes (N,) or None, and the seeds of the noise."""
-        return cls(images, Problem(operator, observed(operator, images, seeds), label, seeds))
+    def of(cls, operator: Any, images: Tensor, labels: Tensor | None, rows: range, seed: int = 0) -> "Trial":
+        """Of those `rows` of clean images (N, C, H, W) uint8, with classes (N,) or None that the model is told.
+
+        The noise of an image has the seed of its row; of every further `seed` others.
+        """
+        chosen = images[rows.start : rows.stop]
+        label = None if labels is None else labels[rows.start : rows.stop]
+        seeds = [row + STRIDE * seed for row in rows]
+        return cls(chosen, Problem(operator, observed(operator, chosen, seeds), label, seeds))
 
     def beside(self) -> dict[str, Tensor]:
         """What is to stand beside every result: what was given, returned as it is, and the truth."""
