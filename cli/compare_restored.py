@@ -48,10 +48,9 @@ def _table(rows: Sequence[RestorationRow]) -> str:
     head = ["model", "method", "levels", "NFE", "ms each", *(UNITS.get(name, name) for name in names)]
     cells = []
     for row in rows:
-        milliseconds = None if row.seconds_per_image is None else 1000 * row.seconds_per_image
         told = [row.method or "–", BESIDE.get(row.way, row.way), _levels(row.levels) or "–", cell(row.nfe, "g")]
         numbers = (spread_cell(row.values[name], " ± ") for name in names)
-        cells.append([*told, cell(milliseconds, ".3g") or "–", *numbers])
+        cells.append([*told, cell(row.milliseconds, ".3g") or "–", *numbers])
     return table(f"{rows[0].images:,} test images", head, cells, text=(1, 2))
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, positive
 from cli.errors import UsageError, run_command
+from cli.invert import check_shape
 from cli.sample import find_device
 
 if TYPE_CHECKING:
@@ -107,7 +108,5 @@ def offered_images(options: "argparse.Namespace", models: "Sequence[Model]") -> 
     data: Any = load_data(config, options.data, tuple(options.allow_import))
     images, labels = data.uint8_images("test")
     images, labels = random_part(images, labels, OFFERED)
-    if tuple(images.shape[1:]) != models[0].module.image_shape:
-        theirs, ours = (" x ".join(map(str, shape)) for shape in (images.shape[1:], models[0].module.image_shape))
-        raise UsageError(f"the test images are {theirs}, and the models' are {ours}")
+    check_shape(images, models[0].module)
     return images.cpu(), None if labels is None else labels.cpu()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cli.errors import UsageError
-from cli.schedule_file import commented, levels_text, read_content
+from cli.schedule_file import check_module, check_steps, commented, levels_text, read_content
 
 KEYS = {"module", "inversion", "back"}
 
@@ -50,11 +50,9 @@ def read_inversion(path: Path | str, module: Any, steps: int | None = None) -> I
     if not lists or not all(type(level) in (int, float) for level in (*up, *down)):
         raise UsageError(f"--schedule {path}: inversion must be a list of two or more numbers, back one of numbers")
     found = InversionSchedule(str(content["module"]), tuple(map(float, up)), tuple(map(float, down)))
-    name, low, high = type(module).__name__, module.denoiser.sigma_min, module.denoiser.sigma_max
-    if found.module != name:
-        raise UsageError(f"--schedule {path}: it is for a {found.module}, and the checkpoint holds a {name}")
-    if steps not in (None, len(up) - 1):
-        raise UsageError(f"--steps {steps}: the levels {levels_text(found.levels)} of {path} take {len(up) - 1}")
+    low, high = module.denoiser.sigma_min, module.denoiser.sigma_max
+    check_module(path, found.module, module)
+    check_steps(path, levels_text(found.levels), len(up) - 1, steps)
     path_up = (max(found.levels[0], low), *found.levels[1:])
     path_down = (*found.back, low)
     rises = all(a < b for a, b in pairwise(path_up)) and found.levels[0] >= 0 and found.levels[-1] <= high

@@ -141,11 +141,16 @@ def chosen_test_images(options: "argparse.Namespace", module: Any) -> "tuple[Ten
     images, labels = load_data(config, options.data, tuple(options.allow_import)).uint8_images("test")
     if max(options.seeds) >= len(images):
         raise UsageError(f"--seeds {max(options.seeds)}: the test split has the images 0 to {len(images) - 1}")
+    check_shape(images, module)
+    labels = labels[options.seeds].cpu() if labels is not None and module.num_classes else None
+    return images[options.seeds].cpu(), labels
+
+
+def check_shape(images: "Tensor", module: Any) -> None:
+    """Raise UsageError if test images (N, C, H, W) are not of a model's shape."""
     if tuple(images.shape[1:]) != module.image_shape:
         theirs, ours = (" x ".join(map(str, shape)) for shape in (images.shape[1:], module.image_shape))
         raise UsageError(f"the test images are {theirs}, and the model's are {ours}")
-    labels = labels[options.seeds].cpu() if labels is not None and module.num_classes else None
-    return images[options.seeds].cpu(), labels
 
 
 def stacked(*rows: "Tensor") -> "Picture":

@@ -91,11 +91,9 @@ def use_schedule(module: Any, path: Path | str, steps: int | None = None) -> Sch
         UsageError: the file cannot be read, or does not fit the module or the number of evaluations.
     """
     schedule = read_schedule(path)
-    if steps not in (None, len(schedule.levels)):
-        raise UsageError(f"--steps {steps}: the levels {schedule.text} of {path} take {len(schedule.levels)}")
-    name, (low, high) = type(module).__name__, level_range(module)
-    if schedule.module != name:
-        raise UsageError(f"--schedule {path}: it is for a {schedule.module}, and the checkpoint holds a {name}")
+    check_steps(path, schedule.text, len(schedule.levels), steps)
+    low, high = level_range(module)
+    check_module(path, schedule.module, module)
     if schedule.levels[0] > high or not all(a > b for a, b in pairwise((*schedule.levels, low))):
         raise UsageError(
             f"--schedule {path}: the levels {schedule.text} must descend, from at most sigma_max = {high:g}, "
@@ -103,6 +101,18 @@ def use_schedule(module: Any, path: Path | str, steps: int | None = None) -> Sch
         )
     set_levels(module, schedule.levels)
     return schedule
+
+
+def check_steps(path: Path | str, text: str, taken: int, steps: int | None) -> None:
+    """Raise UsageError if other than the evaluations that the levels of a file take are wanted."""
+    if steps not in (None, taken):
+        raise UsageError(f"--steps {steps}: the levels {text} of {path} take {taken}")
+
+
+def check_module(path: Path | str, told: str, module: Any) -> None:
+    """Raise UsageError if a file is for another method than a module's."""
+    if told != (name := type(module).__name__):
+        raise UsageError(f"--schedule {path}: it is for a {told}, and the checkpoint holds a {name}")
 
 
 def level_range(module: Any) -> tuple[float, float]:

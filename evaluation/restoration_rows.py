@@ -58,6 +58,11 @@ class RestorationRow:
     seconds_per_image: float | None
     values: dict[str, Spread]
 
+    @property
+    def milliseconds(self) -> float | None:
+        """Of an image."""
+        return None if self.seconds_per_image is None else 1000 * self.seconds_per_image
+
 
 def restoration_rows(found: Sequence[Repaired]) -> list[RestorationRow]:
     """One row for each task, method, way and number of levels, task by task, otherwise in the order given."""
@@ -93,9 +98,8 @@ def plain_rows(rows: Sequence[RestorationRow]) -> tuple[list[dict[str, Any]], li
 def csv_lines(rows: Sequence[RestorationRow]) -> Iterator[list[Any]]:
     """Lines for `evaluation.comparison.write_csv`: the numbers are named with their task and way."""
     for row in rows:
-        milliseconds = None if row.seconds_per_image is None else 1000 * row.seconds_per_image
         for name, spread in row.values.items():
-            given = [row.method, row.steps, "test", row.nfe, None, milliseconds, None]
+            given = [row.method, row.steps, "test", row.nfe, None, row.milliseconds, None]
             yield [*given, f"{row.task}_{name} ({row.way})", spread.mean, spread.std, spread.least]
 
 
@@ -110,7 +114,6 @@ def restorations_table(rows: Sequence[RestorationRow], task: str) -> Table:
         "consistency: PSNR of the result damaged again against what was given, dB; at most 60",
     )
     for row in here:
-        milliseconds = None if row.seconds_per_image is None else 1000 * row.seconds_per_image
-        told = [row.method, row.way, cell(row.steps, "g"), cell(row.nfe, "g"), cell(milliseconds, ".3g")]
+        told = [row.method, row.way, cell(row.steps, "g"), cell(row.nfe, "g"), cell(row.milliseconds, ".3g")]
         shown.add_row(*told, *(spread_cell(row.values[name]) for name in names))
     return shown

@@ -40,7 +40,7 @@ from diffusion.distances import SquaredL2
 from diffusion.ema import EMA
 from diffusion.noise import expand
 from diffusion.rng import ImageNoise, shared_dropout
-from lightning_modules.paired import NetworkFactory, Operator, beside, damaged, refuse_sampling
+from lightning_modules.paired import NetworkFactory, Operator, beside, damaged, keeping_known, refuse_sampling
 from lightning_modules.run import (
     StepOutput,
     check_budget,
@@ -175,12 +175,9 @@ class I2SBModule(LightningModule):
         """Images (B, C, H, W) of measurements y, from the EMA weights with `steps` evaluations."""
         x1 = self.filled(self.operator.pseudo_inverse(y), noise)
         denoise = self.ema_denoiser.given(x1 if self.condition else None)
-
-        def estimate(x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-            x0 = denoise(x, sigma, label)
-            return self.operator.project(x0, y) if self.keep_known else x0
-
-        return follow_bridge(estimate, x1, self.schedule.levels(steps), None if self.ot_ode else noise, label)
+        if self.keep_known:
+            denoise = keeping_known(denoise, self.operator, y)
+        return follow_bridge(denoise, x1, self.schedule.levels(steps), None if self.ot_ode else noise, label)
 
     def sample(self, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
         """None: a bridge starts at a damaged image."""

@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol
 
 from torch import Tensor, nn
 
-from diffusion.denoisers import BesideChannels
+from diffusion.denoisers import BesideChannels, Denoise
 from diffusion.rng import Draws
 
 
@@ -46,6 +46,11 @@ def beside(network: NetworkFactory, image_shape: tuple[int, int, int], num_class
 def damaged(operator: Operator, x0: Tensor, draws: Draws) -> Tensor:
     """What images x0 (B, C, H, W) become by an operator and its pseudo-inverse, at the noise of a training step."""
     return operator.pseudo_inverse(operator.observe(x0, lambda: draws.normal_like(x0, "measurement")))
+
+
+def keeping_known(denoise: Denoise, operator: Operator, y: Tensor) -> Denoise:
+    """`denoise` with what is known of y replaced in every estimate of x0."""
+    return lambda x, sigma, label=None: operator.project(denoise(x, sigma, label), y)
 
 
 def refuse_sampling(module: nn.Module) -> NoReturn:

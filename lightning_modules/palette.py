@@ -31,7 +31,7 @@ from diffusion.ode_samplers import Sampler
 from diffusion.rng import ImageNoise, shared_dropout
 from diffusion.sde_samplers import DDPM
 from diffusion.weightings import EDMWeight
-from lightning_modules.paired import NetworkFactory, Operator, beside, damaged, refuse_sampling
+from lightning_modules.paired import NetworkFactory, Operator, beside, damaged, keeping_known, refuse_sampling
 from lightning_modules.run import (
     StepOutput,
     check_budget,
@@ -148,12 +148,9 @@ class PaletteModule(LightningModule):
     def restore(self, y: Tensor, noise: ImageNoise, steps: int, label: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) of measurements y, from the EMA weights with `steps` evaluations."""
         denoise = self.ema_denoiser.given(self.operator.pseudo_inverse(y))
-
-        def estimate(x: Tensor, sigma: float | Tensor, label: Tensor | None = None) -> Tensor:
-            x0 = denoise(x, sigma, label)
-            return self.operator.project(x0, y) if self.keep_known else x0
-
-        return self.restorer.sample(estimate, noise, steps, label, self.denoiser.sigma_min, self.denoiser.sigma_max)
+        if self.keep_known:
+            denoise = keeping_known(denoise, self.operator, y)
+        return self.restorer.sample(denoise, noise, steps, label, self.denoiser.sigma_min, self.denoiser.sigma_max)
 
     def sample(self, noise: ImageNoise, steps: int = 1, label: Tensor | None = None) -> Tensor:
         """None: it is told what to restore."""
