@@ -158,7 +158,10 @@ def given_images(options: "argparse.Namespace", module: Any, operator: Any) -> G
         channels = 1 if options.task == "colourise" else channels
         side = side // operator.p if options.task == "upscale" else side
     files, images, faults = [], [], []
-    encoded = read_folder(path, Limits()).read() if path.is_dir() else iter([(path.name, path.read_bytes)])
+    if path.is_dir():
+        encoded = read_folder(path, Limits(), fault=lambda _, message: faults.append(message)).read()
+    else:
+        encoded = iter([(path.name, path.read_bytes)])
     for file, load in encoded:
         try:
             images.append(torch.tensor(decode_image(load(), file, side, channels, Limits())))

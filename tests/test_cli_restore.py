@@ -1,6 +1,7 @@
 """`restore`: every task and method, files that cannot be read, and what is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from small_runs import config, fit
 from test_cli_image_to_image import pixels, trained
 
 from datamodules import DigitsDataModule
+from datamodules.encoded import Limits
 from main import main
 
 
@@ -118,9 +120,12 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys)
     Image.fromarray(np.stack([grey] * 4, -1), "CMYK").save(folder / "ink.jpg")
     (folder / "torn.png").write_bytes((folder / "a.png").read_bytes()[:40])
     (folder / "notes.txt").write_text("no image")
+    os.mkfifo(folder / "pipe.png")
+    with (folder / "vast.png").open("wb") as vast:
+        vast.truncate(Limits().file_bytes + 1)
     assert run(bcm, tmp_path / "out", "inpaint", "--input", folder) == 2
     said = capsys.readouterr()
-    assert "2 files could not be read, the others are restored: deep.png: pixels of mode I;16" in said.err
+    assert f"4 files could not be read, the others are restored: {folder}: pipe.png is no regular file" in said.err
     assert said.err.count("\n") == 1 and scores(tmp_path / "out")["images"] == ["a", "ink"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "ink.png", "grid.png", "scores.json"}
 
