@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from evaluation.comparison_tables import with_deviation
+
 SHOWN = ("fd", "precision", "recall", "confident", "obeyed")
 """Starts of the names of the numbers that are shown."""
 
@@ -17,7 +19,7 @@ def spread(value: dict[str, Any] | None) -> str:
     """Mean ± deviation."""
     if value is None:
         return ""
-    return f"{value['mean']:.3g}" + (f" ± {value['std']:.1g}" if len(value["values"]) > 1 else "")
+    return with_deviation(value["mean"], value["std"] if len(value["values"]) > 1 else None)
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

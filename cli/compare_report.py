@@ -15,7 +15,7 @@ from cli.compare_training import read_training
 from cli.compare_words import Findings, listed, protocol_in_words, sampling_table, spread_over, what_is_missing
 from cli.run_files import run_directory
 from evaluation.comparison import INVERSION_NUMBERS, InversionRow, Row, against, table_names
-from evaluation.comparison_tables import spread_cell
+from evaluation.comparison_tables import spread_cell, with_deviation
 from evaluation.files import replacing
 from evaluation.page import (
     bullets,
@@ -130,7 +130,7 @@ def _spread(row: Row, name: str) -> str:
 
 
 def _over_judges(row: Row, name: str) -> str:
-    return f"{row.values[f'{name}_judges'].mean:.4g} ± {row.values[f'{name}_judges_std'].mean:.1g}"
+    return with_deviation(row.values[f"{name}_judges"].mean, row.values[f"{name}_judges_std"].mean, digits=4)
 
 
 def _quality(findings: Findings) -> str:

@@ -36,7 +36,12 @@ def spread_cell(spread: Spread | None, plus_minus: str = " ±") -> str:
     """Mean and deviation; nothing for None."""
     if spread is None:
         return ""
-    return f"{spread.mean:.3g}" + (f"{plus_minus}{spread.std:.1g}" if len(spread.values) > 1 else "")
+    return with_deviation(spread.mean, spread.std if len(spread.values) > 1 else None, plus_minus)
+
+
+def with_deviation(mean: float, deviation: float | None, plus_minus: str = " ± ", digits: int = 3) -> str:
+    """A mean, and its deviation to one digit (but all before the point) unless it is None."""
+    return f"{mean:.{digits}g}" + ("" if deviation is None else f"{plus_minus}{float(f'{deviation:.1g}'):g}")
 
 
 def inversions_table(rows: Sequence[InversionRow]) -> Table | None:
@@ -75,7 +80,7 @@ def judges_table(title: str, rows: Sequence[Row], caption: str | None = None) ->
     shown = narrow_table(title, ("method",), ("NFE", *names), caption)
     for row in rows:
         pairs = [(row.values[f"{name}_judges"].mean, row.values[f"{name}_judges_std"].mean) for name in names]
-        cells = [f"{mean:.4g} ±{deviation:.1g}" for mean, deviation in pairs]
+        cells = [with_deviation(mean, deviation, " ±", digits=4) for mean, deviation in pairs]
         shown.add_row(_told(row, rows[0].images), cell(row.nfe, "g"), *cells)
     return shown
 

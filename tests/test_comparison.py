@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from evaluation.comparison import Measured, Spread, as_dict, floor_rows, rows, table_names
-from evaluation.comparison_tables import classes_table, judges_table, methods_table, table
+from evaluation.comparison_tables import classes_table, judges_table, methods_table, table, with_deviation
 from evaluation.protocol import Protocol, Source
 
 PROTOCOL = Protocol(
@@ -100,3 +100,11 @@ def test_methods_with_what_they_took():
     content = as_dict(found)
     assert [time["training_seconds"] for time in content["times"]] == [90.0, None]
     assert "training_seconds" not in content["rows"][0]
+
+
+@pytest.mark.parametrize(
+    ("deviation", "said"),
+    [(None, "47.1"), (0.0312, "47.1 ± 0.03"), (2.6, "47.1 ± 3"), (9.7, "47.1 ± 10"), (12.0, "47.1 ± 10")],
+)
+def test_deviations_have_one_digit_and_no_exponent(deviation, said):
+    assert with_deviation(47.12, deviation) == said
