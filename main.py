@@ -57,6 +57,7 @@ def help_text() -> str:
             "  python main.py fit --config configs/bcm.yaml          train on the embedded digits",
             "  python main.py COMMAND --help                         the options of a command",
             "  python main.py fit --config FILE --print_config       a config with all its defaults",
+            "  python main.py COMMAND ... --debug                    an error's traceback too, before its line",
             "  tensorboard --logdir runs                             the dashboards of all runs",
         ]
     )
@@ -75,6 +76,11 @@ def main(args: Sequence[str] | None = None) -> int:
     if not args or args[0] in ("-h", "--help", "help"):
         print(help_text())
         return 0 if args else 2
+    if "--debug" in args:
+        from cli.errors import with_tracebacks
+
+        with with_tracebacks():
+            return main([word for word in args if word != "--debug"])
     command = args[0]
     if command not in COMMANDS:
         from cli.errors import did_you_mean, fail

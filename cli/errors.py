@@ -6,8 +6,10 @@ import inspect
 import linecache
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -38,6 +40,10 @@ BROKEN = (errno.EIO, errno.EMFILE)
 """Those of one that cannot read or write at all."""
 
 
+tracebacks = ContextVar("tracebacks", default=False)
+"""Whether an error's line follows its traceback."""
+
+
 class UsageError(ValueError):
     """Wrong use; the message is one line."""
 
@@ -46,8 +52,20 @@ class Failure(Exception):
     """What was asked rightly, and failed: exit code 1; the message is one line."""
 
 
+@contextmanager
+def with_tracebacks() -> Iterator[None]:
+    """Within it, `fail` prints the traceback of the error that it is told of, for `--debug`."""
+    token = tracebacks.set(True)
+    try:
+        yield
+    finally:
+        tracebacks.reset(token)
+
+
 def fail(message: str, code: int = 2) -> int:
     """Print an error as one line and return the exit code."""
+    if tracebacks.get() and sys.exc_info()[0] is not None:
+        traceback.print_exc()
     line = one_line(message)
     print(f"error: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}", file=sys.stderr)
     return code

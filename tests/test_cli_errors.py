@@ -159,3 +159,23 @@ def test_help_imports_nothing_heavy(tmp_path):
     assert done.returncode == 0, done.stderr
     for command in COMMANDS:
         assert f"\n  {command}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["sample", "--ckpt_path", "torn.ckpt", "--seeds", "0"],
+        ["fit", "--config", "torn.ckpt", "--model.init_args.nonsense", "1"],
+    ],
+)
+def test_debug_shows_where_an_error_comes_from(args, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("torn.ckpt").write_bytes(b"no checkpoint")
+    assert main(args) == 2
+    plain = capsys.readouterr().err
+    assert plain.count("\n") == 1 and plain.startswith("error: ")
+    for words in ([*args, "--debug"], ["--debug", *args]):
+        assert main(words) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("Traceback (most recent call last):") and told.endswith(plain)
+    assert main(args) == 2 and capsys.readouterr().err == plain
