@@ -1,6 +1,7 @@
 """What a comparison consists of: its methods, how each comes to a checkpoint, and what all are scored with."""
 
 import hashlib
+import json
 import re
 from argparse import ArgumentError
 from collections.abc import Iterator, Sequence
@@ -182,10 +183,10 @@ def _needed(entry: Entry) -> list[str]:
 
 
 def config_texts(path: Path) -> Iterator[str]:
-    """The text of a config and of the files that it includes."""
-    text = path.read_text()
-    yield text
-    for value in leaves(read_yaml(text)):
+    """What a config and the files that it includes say, without their comments and their layout."""
+    content = read_yaml(path.read_text())
+    yield json.dumps(content, sort_keys=True, default=str)
+    for value in leaves(content):
         if isinstance(value, str) and value.endswith((".yaml", ".yml")) and (path.parent / value).is_file():
             yield from config_texts(path.parent / value)
 

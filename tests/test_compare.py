@@ -172,6 +172,8 @@ def test_another_config_is_another_run(whole, tmp_path):
     same, _, _ = parse_plan(["--config", str(edited)])
     assert same.folder(Training("CD")).name == one.folder(Training("CD")).name
     teacher = tmp_path / "edited" / "teacher.yaml"
+    teacher.write_text(f"# a comment\n\n{teacher.read_text()}")
+    assert same.folder(Training("CD")).name == one.folder(Training("CD")).name
     teacher.write_text(teacher.read_text().replace("seed_everything: 1", "seed_everything: 2"))
     assert (
         same.folder(Training("CD")).name != one.folder(Training("CD")).name
