@@ -83,8 +83,8 @@ def theirs(pipeline: Any, batch_size: int, **steps: Any) -> Tensor:
     return pipeline(batch_size=batch_size, generator=torch.manual_seed(0), output_type="pt", **steps).images
 
 
-def random_weights(folder: Path) -> Path:
-    """A file of random weights of torch-fidelity's Inception: scores mean nothing, and take as long as real ones."""
+def random_inception() -> torch.nn.Module:
+    """torch-fidelity's Inception with random weights: its scores mean nothing, and take as long as real ones."""
     from torch_fidelity import feature_extractor_inceptionv3 as module
 
     network = module.FeatureExtractorInceptionV3
@@ -92,8 +92,12 @@ def random_weights(folder: Path) -> Path:
         patch.object(module, "load_state_dict_from_url", lambda *args, **options: {}),
         patch.object(network, "load_state_dict", lambda self, state: None),
     ):
-        built = network("inception-v3-compat", ["2048", "logits_unbiased"])
-    torch.save(built.state_dict(), folder / "random.pth")
+        return network("inception-v3-compat", ["2048", "logits_unbiased"])
+
+
+def random_weights(folder: Path) -> Path:
+    """A file of the weights of `random_inception`."""
+    torch.save(random_inception().state_dict(), folder / "random.pth")
     return folder / "random.pth"
 
 

@@ -5,6 +5,7 @@ import hashlib
 import pytest
 import torch
 
+from benchmarks.libraries import Images, random_inception
 from evaluation.features import extract, feature_network_for
 from evaluation.inception import FILE_NAME, InceptionFeatures, find_weights
 from evaluation.protocol import Source
@@ -21,13 +22,9 @@ def images(n, seed, channels=3, spread=40):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """A file of random weights with calibrated batch norms, so that features differ from image to image."""
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        patch.setattr(module, "load_state_dict_from_url", lambda *args, **kwargs: {})
-        patch.setattr(module.FeatureExtractorInceptionV3, "load_state_dict", lambda self, state: None)
-        network = module.FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
+        network = random_inception()
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None
@@ -132,17 +129,6 @@ def pixels():
 
     register_feature_extractor("pixels", Linear)
     return Linear("pixels", ["2048", "logits_unbiased"])
-
-
-class Images(torch.utils.data.Dataset):
-    def __init__(self, images):
-        self.images = images
-
-    def __len__(self):
-        return len(self.images)
-
-    def __getitem__(self, i):
-        return self.images[i]
 
 
 def fidelity(generated, real, subset_size, **options):
