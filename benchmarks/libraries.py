@@ -10,6 +10,7 @@ cases take turns in one process; speed-ups are medians of the rounds' own ratios
 """
 
 import argparse
+import copy
 import tempfile
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import record
-from benchmarks.shapes import SHAPES, Shape
+from benchmarks.shapes import CPU, SHAPES, Shape
 from benchmarks.timing import Times, interleave, speedup
 from diffusion.denoisers import ConsistencyDenoiser
 from diffusion.rng import ImageNoise
@@ -35,12 +36,17 @@ from weights.diffusers_export import save_pipeline
 SECOND = 22
 """Place of the second level on the pipeline's grid of 40, as in diffusers' own example."""
 
+LIBRARIES = ("diffusers", "torch-fidelity")
+
 Calls = Mapping[tuple[str, str], Callable[[], Any]]
-"""What is timed, by what it does and whose code does it ("ours" or the library's name)."""
+"""What is timed, by what it does and whose code does it ("ours", "ours compiled" or one of `LIBRARIES`)."""
 
 
-def sampling(shape: Shape, batch_size: int, folder: Path) -> Calls:
-    """One and two evaluations of one model, float32 on the CPU, as `sample` runs it and as the pipeline does."""
+def sampling(shape: Shape, batch_size: int, folder: Path, device: torch.device = CPU) -> Calls:
+    """One and two evaluations of one model in float32, as `sample` runs it and as the pipeline does.
+
+    On a GPU also by the GPU's own means: ours under bfloat16 autocast, as it is and compiled, theirs in float16.
+    """
     from diffusers import ConsistencyModelPipeline
 
     arguments: dict[str, Any] = {
@@ -57,25 +63,40 @@ def sampling(shape: Shape, batch_size: int, folder: Path) -> Calls:
         parameter.normal_(std=0.1)  # a new network's output is zero
     told = {"class_path": "networks.UNet", "init_args": {"image_shape": shape.image_shape, **arguments}}
     save_pipeline(f, folder, told)
-    pipeline = ConsistencyModelPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.scheduler.set_timesteps(timesteps=[SECOND, 0])
-    second = float(pipeline.scheduler.sigmas[1])
-    f.to(memory_format=torch.channels_last)
-    two = {"num_inference_steps": None, "timesteps": [SECOND, 0]}
-    return {
-        ("sample_1", "ours"): partial(ours, f, shape, batch_size, (f.sigma_max,)),
-        ("sample_1", "diffusers"): partial(theirs, pipeline, batch_size, num_inference_steps=1),
-        ("sample_2", "ours"): partial(ours, f, shape, batch_size, (f.sigma_max, second)),
-        ("sample_2", "diffusers"): partial(theirs, pipeline, batch_size, **two),
-    }
+    f.to(device, memory_format=torch.channels_last)
+    calls: dict[tuple[str, str], Callable[[], Any]] = {}
+    for precision, dtype in {"": torch.float32, " half": torch.float16}.items():
+        if precision and device.type == "cpu":
+            continue
+        pipeline = ConsistencyModelPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
+        pipeline.set_progress_bar_config(disable=True)
+        pipeline.scheduler.set_timesteps(timesteps=[SECOND, 0])
+        levels = (f.sigma_max, float(pipeline.scheduler.sigmas[1]))
+        told_steps = ({"num_inference_steps": 1}, {"num_inference_steps": None, "timesteps": [SECOND, 0]})
+        for n, steps in enumerate(told_steps, 1):
+            mine = partial(ours, f, shape, batch_size, levels[:n], device, bool(precision))
+            calls[f"sample_{n}{precision}", "ours"] = mine
+            if precision:
+                compiled = copy.deepcopy(f)
+                compiled.network.compile(fullgraph=True, dynamic=False)
+                calls[f"sample_{n}{precision}", "ours compiled"] = partial(mine.func, compiled, *mine.args[1:])
+            calls[f"sample_{n}{precision}", "diffusers"] = partial(theirs, pipeline, batch_size, **steps)
+    return calls
 
 
 @torch.no_grad()
-def ours(f: ConsistencyDenoiser, shape: Shape, batch_size: int, sigmas: tuple[float, ...]) -> Tensor:
+def ours(
+    f: ConsistencyDenoiser,
+    shape: Shape,
+    batch_size: int,
+    sigmas: tuple[float, ...],
+    device: torch.device,
+    bfloat16: bool = False,
+) -> Tensor:
     """Samples (B, C, H, W) by our sampler, a generator for each image."""
-    noise = ImageNoise(range(batch_size), shape.image_shape)
-    return multistep(f, f.sigma_max * noise(), sigmas, noise)
+    noise = ImageNoise(range(batch_size), shape.image_shape, device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=bfloat16):
+        return multistep(f, f.sigma_max * noise(), sigmas, noise)
 
 
 def theirs(pipeline: Any, batch_size: int, **steps: Any) -> Tensor:
@@ -152,8 +173,8 @@ def table(timed: Mapping[tuple[str, str], Times], clock: str) -> list[dict[str, 
     rows = []
     for (what, code), times in timed.items():
         row = {"what": what, "code": code, "seconds": times.summary(clock)}
-        if code == "ours":
-            other = next(found for (measure, by), found in timed.items() if measure == what and by != "ours")
+        if code.startswith("ours"):
+            other = next(found for (measure, by), found in timed.items() if measure == what and by in LIBRARIES)
             row["speedup"] = speedup(other, times, clock)
         rows.append(row)
     return rows
@@ -169,6 +190,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=10, help="rounds of sampling; a fifth of them of scoring")
     parser.add_argument("--threads", type=int, help="of torch; by default as many as it takes")
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall", help="cpu: this process's CPU time")
+    parser.add_argument("--device", type=torch.device, default=CPU, help="of the samples; scores: CPU")
     parser.add_argument("--json", type=Path, help="write the results here as well")
     options = parser.parse_args(argv)
     if 0 < options.images < 10:
@@ -178,20 +200,20 @@ def main(argv: list[str] | None = None) -> None:
     torch.manual_seed(0)
     shape = SHAPES[options.size]
     with tempfile.TemporaryDirectory() as folder:
-        calls = sampling(shape, options.batch_size or shape.batch_size, Path(folder) / "pipeline")
-        rows = table(interleave(calls, options.repeats), options.clock)
+        calls = sampling(shape, options.batch_size or shape.batch_size, Path(folder) / "pipeline", options.device)
+        rows = table(interleave(calls, options.repeats, device=options.device), options.clock)
         if options.images:
             weights = options.inception_weights or random_weights(Path(folder))
             scored = interleave(scoring(options.images, weights), -(-options.repeats // 5))
             rows += table(scored, options.clock)
     for row in rows:
-        said = f"{row['what']:<9} {row['code']:<15} {row['seconds']['median']:.4g} s"
+        said = f"{row['what']:<13} {row['code']:<15} {row['seconds']['median']:.4g} s"
         if ratio := row.get("speedup"):
             said += f", {ratio['median']:.2f} times as fast [{ratio['q1']:.2f}, {ratio['q3']:.2f}]"
         print(said)
     if options.json:
         result = {"clock": options.clock, "size": options.size, "images": options.images, "rows": rows}
-        record(options.json, "libraries", argv, result, private=(options.inception_weights,))
+        record(options.json, "libraries", argv, result, options.device, private=(options.inception_weights,))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of one case, in a process of its own."""
+"""Peak memory of one case: on a CPU in a process of its own, on a GPU as torch's allocator counts it."""
 
 import multiprocessing
 import resource
@@ -22,23 +22,21 @@ def _resident() -> float:
     return peak / (1e6 if sys.platform == "darwin" else 1e3)
 
 
-def _measure(connection: Any, build: Callable[[], Callable[[], None]], device: torch.device, threads: int) -> None:
+def _measure(connection: Any, build: Callable[[], Callable[[], None]], threads: int) -> None:
     torch.set_num_threads(threads)
     before = _resident()
     step = build()
     for _ in range(STEPS):
         step()
-    gpu = device.type == "cuda"
-    connection.send(torch.cuda.max_memory_allocated(device) / 1e6 if gpu else _resident() - before)
+    connection.send(_resident() - before)
     connection.close()
 
 
-def peak_memory(build: Callable[[], Callable[[], None]], device: torch.device, threads: int) -> float:
-    """MB that building a case and taking its steps adds: to the process on a CPU, allocated by torch on a GPU.
+def peak_memory(build: Callable[[], Callable[[], None]], threads: int) -> float:
+    """MB that building a case and taking its steps adds to the process, on a CPU.
 
     Args:
         build: makes the step; it must be picklable.
-        device: where it runs.
         threads: of torch, in the new process.
 
     Raises:
@@ -46,7 +44,7 @@ def peak_memory(build: Callable[[], Callable[[], None]], device: torch.device, t
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure, args=(theirs, build, device, threads))
+    process = context.Process(target=_measure, args=(theirs, build, threads))
     process.start()
     theirs.close()
     try:
@@ -55,3 +53,23 @@ def peak_memory(build: Callable[[], Callable[[], None]], device: torch.device, t
         raise RuntimeError("the process whose memory was measured failed; what it said is above") from None
     finally:
         process.join()
+
+
+def gpu_peak_memory(build: Callable[[], Callable[[], None]], device: torch.device) -> float:
+    """MB that a case holds at most in its steps, of what torch allocates on a GPU.
+
+    The first step, which compiles and takes the optimizer's memory, is not counted but for what it leaves.
+
+    Args:
+        build: makes the step.
+        device: the GPU; what is allocated on it before is not counted.
+    """
+    before = torch.cuda.memory_allocated(device)
+    step = build()
+    step()
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    for _ in range(STEPS):
+        step()
+    torch.cuda.synchronize(device)
+    return (torch.cuda.max_memory_allocated(device) - before) / 1e6

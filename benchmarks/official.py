@@ -27,7 +27,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.shapes import Shape
+from benchmarks.shapes import CPU, Shape
 
 
 class _Inert(types.ModuleType):
@@ -107,13 +107,16 @@ def checkout_commit(path: Path) -> str:
 
 @dataclass
 class Official:
-    """The official network, loss and training loop at one shape, on one process in float32.
+    """The official network, loss and training loop at one shape, on one process.
 
     Args:
         checkout: of openai/consistency_models, or of Mosasaur5526/BCM-iCT-torch.
         method: "ct" or "cd" of the first, "bcm" of the second.
         shape: of the network.
         batch_size: images per step.
+        device: the GPU where there is one, for there the official code goes by itself; else the CPU.
+        half: in float16, as their scripts train; for a GPU. The loss is scaled by 2^10 from the start, so that no
+            step is left out while the scale falls from their 2^20.
 
     Raises:
         ValueError: the path holds no such checkout.
@@ -123,6 +126,8 @@ class Official:
     method: str
     shape: Shape
     batch_size: int
+    device: torch.device = CPU
+    half: bool = False
 
     def __post_init__(self) -> None:
         self.bidirectional = self.method == "bcm"
@@ -134,6 +139,8 @@ class Official:
             target.load_state_dict(self.network.state_dict())
             teacher = self._network(package, distillation=False) if self.method == "cd" else (None, None)
             self.loop = self._loop(package, target, *teacher)
+        if self.half:
+            self.loop.mp_trainer.lg_loss_scale = 10.0
         self.sigma_max = self.diffusion.sigma_max
 
     def _network(self, package: Any, distillation: bool = True) -> tuple[nn.Module, Any]:
@@ -148,7 +155,7 @@ class Official:
             "use_scale_shift_norm": True,
             "dropout": 0.0,
             "class_cond": False,
-            "use_fp16": False,
+            "use_fp16": self.half,
             "weight_schedule": "ict" if self.bidirectional else "uniform",
         }
         network, diffusion = package.script_util.create_model_and_diffusion(**options, distillation=distillation)
@@ -157,11 +164,13 @@ class Official:
                 layer.p = 0.0  # BCM's network has some that no option reaches
         if not self.bidirectional:
             diffusion.loss_norm = "l2"  # LPIPS, whatever the option says; its network would be most of the time
-        return network.train(), diffusion
+        return network.to(self.device).train(), diffusion
 
     def _loop(self, package: Any, target: nn.Module, teacher: nn.Module | None, teacher_diffusion: Any) -> Any:
         if not dist.is_initialized():
-            dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+            dist.init_process_group(
+                "nccl" if self.device.type == "cuda" else "gloo", store=dist.HashStore(), rank=0, world_size=1
+            )
         with tempfile.TemporaryDirectory() as folder:
             package.logger.configure(dir=folder, format_strs=[])
         update_ema, rate = package.train_util.update_ema, 0.0 if self.bidirectional else self.shape.target_rate
@@ -198,7 +207,7 @@ class Official:
             log_interval=10**9,
             save_interval=10**9,
             resume_checkpoint="",
-            use_fp16=False,
+            use_fp16=self.half,
             schedule_sampler=package.resample.create_named_schedule_sampler("uniform", self.diffusion),
             weight_decay=0.0,
             lr_anneal_steps=0,
@@ -224,8 +233,8 @@ class Official:
     @torch.no_grad()
     def sample(self, batch_size: int, evaluations: int = 1) -> Tensor:
         """Samples (B, C, H, W) from the training network; noised anew between evaluations."""
-        x = torch.zeros(batch_size, *self.shape.image_shape)
+        x = torch.zeros(batch_size, *self.shape.image_shape, device=self.device)
         for level in (self.sigma_max, 0.821)[:evaluations]:
             noised = x + level * torch.randn_like(x)
-            x = self.diffusion.denoise(self.network, noised, torch.full((batch_size,), level))[1]
+            x = self.diffusion.denoise(self.network, noised, x.new_full((batch_size,), level))[1]
         return x

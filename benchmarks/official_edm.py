@@ -20,7 +20,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks.shapes import Shape
+from benchmarks.shapes import CPU, Shape
 
 PACKAGES = ("training", "torch_utils", "dnnlib")
 
@@ -39,21 +39,38 @@ def imported_from(folder: Path) -> Iterator[None]:
             del sys.modules[name]
 
 
+def _generator_of_the_cpu() -> contextlib.AbstractContextManager:
+    """ECT saves and restores the generator of CUDA for its dropout; there is none on a CPU."""
+    cuda: types.ModuleType = torch.cuda
+    return mock.patch.multiple(cuda, get_rng_state=torch.get_rng_state, set_rng_state=torch.set_rng_state)
+
+
 class OfficialEDM:
-    """EDM's or ECT's network and loss at one shape, on one process in float32.
+    """EDM's or ECT's network and loss at one shape, on one process.
 
     Args:
         checkout: of NVlabs/edm or of locuslab/ect.
         method: "diffusion" of the first, "ect" of the second.
         shape: of the network, which has DDPM++'s blocks.
         batch_size: images per step.
+        device: where it runs.
+        half: with `--fp16=1`; for a GPU, the network stays in float32 on a CPU.
 
     Raises:
         ValueError: the path holds no such checkout.
     """
 
-    def __init__(self, checkout: Path, method: str, shape: Shape, batch_size: int):
+    def __init__(
+        self,
+        checkout: Path,
+        method: str,
+        shape: Shape,
+        batch_size: int,
+        device: torch.device = CPU,
+        half: bool = False,
+    ):
         self.consistency, self.shape, self.batch_size = method == "ect", shape, batch_size
+        self.device, self.half = device, half
         with imported_from(checkout), mock.patch("builtins.print"):
             networks: Any = importlib.import_module("training.networks")
             losses: Any = importlib.import_module("training.loss")
@@ -68,16 +85,21 @@ class OfficialEDM:
         self.optimizer = optimizer(self.network.parameters(), lr=1e-4, betas=(0.9, 0.999), eps=1e-8)
 
     def _network(self, build: Callable[..., torch.nn.Module]) -> torch.nn.Module:
-        return build(
-            img_resolution=self.shape.size,
-            img_channels=3,
-            model_type="SongUNet",
-            model_channels=self.shape.channels,
-            channel_mult=list(self.shape.channel_mult),
-            num_blocks=self.shape.num_blocks,
-            attn_resolutions=list(self.shape.attention_resolutions),
-            dropout=0.0,
-        ).train()
+        return (
+            build(
+                img_resolution=self.shape.size,
+                img_channels=3,
+                model_type="SongUNet",
+                model_channels=self.shape.channels,
+                channel_mult=list(self.shape.channel_mult),
+                num_blocks=self.shape.num_blocks,
+                attn_resolutions=list(self.shape.attention_resolutions),
+                dropout=0.0,
+                use_fp16=self.half,
+            )
+            .to(self.device)
+            .train()
+        )
 
     def calls(self, x0: Tensor) -> dict[str, Callable[[], Any]]:
         """What is timed, by measure, at images x0 (B, C, H, W) in [-1, 1]."""
@@ -89,9 +111,7 @@ class OfficialEDM:
     def gradient(self, x0: Tensor) -> None:
         """Loss and backward."""
         self.optimizer.zero_grad(set_to_none=True)
-        # ECT saves and restores the generator of CUDA for its dropout; there is none on a CPU
-        cuda: types.ModuleType = torch.cuda
-        with mock.patch.multiple(cuda, get_rng_state=torch.get_rng_state, set_rng_state=torch.set_rng_state):
+        with contextlib.nullcontext() if self.device.type == "cuda" else _generator_of_the_cpu():
             self.loss(net=self.network, images=x0).sum().mul(1 / self.batch_size).backward()
 
     def step(self, x0: Tensor) -> None:
@@ -108,7 +128,7 @@ class OfficialEDM:
     @torch.no_grad()
     def sample(self, batch_size: int, evaluations: int = 1) -> Tensor:
         """Samples (B, C, H, W) from the averaged network; noised anew between evaluations."""
-        x = torch.zeros(batch_size, *self.shape.image_shape)
+        x = torch.zeros(batch_size, *self.shape.image_shape, device=self.device)
         for level in (80.0, 0.821)[:evaluations]:
-            x = self.average(x + level * torch.randn_like(x), torch.full((batch_size,), level))
+            x = self.average(x + level * torch.randn_like(x), x.new_full((batch_size,), level))
         return x

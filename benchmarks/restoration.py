@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import record
+from benchmarks.shapes import CPU
 from cli.data import load_data
 from cli.errors import UsageError
 from cli.restore_levels import Way
@@ -85,6 +86,8 @@ class Bench:
         judge: of the results.
         count: test images that are scored; as many others choose the first level.
         lpips: another score, or None.
+        device: where the model runs.
+        batch_size: images per forward pass.
 
     Raises:
         UsageError: the model was trained for another task.
@@ -100,9 +103,11 @@ class Bench:
         judge: Judge,
         count: int,
         lpips: Perceptual | None = None,
+        device: torch.device = CPU,
+        batch_size: int = 64,
     ):
         self.model, self.task, self.images, self.judge, self.count = model, task, images, judge, count
-        self.lpips, self.restorer = lpips, Restorer(module)
+        self.lpips, self.restorer = lpips, Restorer(module.to(device), device, batch_size)
         self.operator = operator_of(TASKS[task], module)
         self.labels = labels if module.num_classes else None
 
@@ -202,6 +207,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the noise")
     parser.add_argument("--lpips", action="store_true", help="of colour images of at least 32 pixels")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", type=torch.device, default=CPU, help="of the models")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per forward pass")
     parser.add_argument("--json", type=Path, help="write the results here as well")
     parser.add_argument("--picture", type=Path, help="draw 12 images by every method of the first task here")
     options = parser.parse_args(argv)
@@ -211,6 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pictures: dict[str, dict[str, Tensor]] = {task: {} for task in options.tasks}
     judge: Judge | None = None
     lpips: Perceptual | None = None
+    place = (options.device, options.batch_size)
     for task in options.tasks:
         for model, path in paths:
             module: Any = load_module(path)
@@ -221,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if options.lpips and lpips is None:
                 lpips = Perceptual(module.image_shape)
             try:
-                bench = Bench(model, module, task, *data.uint8_images("test"), judge, options.count, lpips)
+                bench = Bench(model, module, task, *data.uint8_images("test"), judge, options.count, lpips, *place)
             except UsageError as error:
                 print(f"{task}, {model}: {error}")
                 continue
@@ -234,7 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.json:
         private = tuple(Path(item) for item in options.checkpoints)
         content = {"count": options.count, "rows": [asdict(row) for row in rows]}
-        record(options.json, "restoration", argv, content, private=(*private, options.picture))
+        record(options.json, "restoration", argv, content, options.device, (*private, options.picture))
 
 
 if __name__ == "__main__":

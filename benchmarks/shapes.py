@@ -3,9 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from networks import UNet
+
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)

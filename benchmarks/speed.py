@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.memory import peak_memory
+from benchmarks.memory import gpu_peak_memory, peak_memory
 from benchmarks.official import Official, checkout_commit
 from benchmarks.official_edm import OfficialEDM
 from benchmarks.ours import METHODS, UNCOMPILED, Ours, Variant
@@ -56,17 +56,23 @@ CHECKOUTS: dict[str, tuple[str, type[Official] | type[OfficialEDM]]] = {
 """Whose code a method is timed beside, and how it is run."""
 
 
+HALF = "official float16"
+
+
 @dataclass
 class Row:
     """One case: seconds, what they are made of, and how they compare.
 
     Args:
-        method, size, code, measure: of `METHODS`; of `SHAPES`; "official" or a variant's name; of `MEASURES`.
+        method, size, measure: of `METHODS`; of `SHAPES`; of `MEASURES`.
+        code: "official" (float32), "official float16" or a variant's name.
         batch_size: images per step or samples at once.
         seconds: median, q1, q3, min on the chosen clock.
         tflop: operations of the convolutions, matrix products and attention, in 10^12.
-        rate: those per second over the machine's own rate for matrix products in float32.
-        speedup: over the official code in the same run, median, q1, q3; empty without it.
+        rate: those per second over the machine's own rate for matrix products, in float32 on a CPU and in bfloat16
+            on a GPU.
+        speedup: over the official code in float32 in the same run, median, q1, q3; empty without it.
+        speedup_half: over the official code in float16, likewise.
         peak_mb: memory that the step adds; None where it was not measured.
     """
 
@@ -79,6 +85,7 @@ class Row:
     tflop: float
     rate: float
     speedup: dict[str, float] = field(default_factory=dict)
+    speedup_half: dict[str, float] = field(default_factory=dict)
     peak_mb: float | None = None
 
 
@@ -93,6 +100,7 @@ class Case:
         device: where it runs.
         variant: of ours, or None for the official code.
         checkout: of the official code.
+        half: of the official code, in float16.
     """
 
     method: str
@@ -101,11 +109,12 @@ class Case:
     device: torch.device
     variant: Variant | None = None
     checkout: Path | None = None
+    half: bool = False
 
     @property
     def name(self) -> str:
         """What it is called in tables."""
-        return "official" if self.variant is None else self.variant.name
+        return self.variant.name if self.variant is not None else HALF if self.half else "official"
 
     def build(self) -> dict[str, Callable[[], Any]]:
         """The calls that are timed, by measure."""
@@ -113,7 +122,8 @@ class Case:
         if self.variant is not None:
             return Ours(self.method, self.shape, self.variant, self.device).calls(x0)
         assert self.checkout is not None
-        return CHECKOUTS[self.method][1](self.checkout, self.method, self.shape, self.batch_size).calls(x0)
+        official = CHECKOUTS[self.method][1]
+        return official(self.checkout, self.method, self.shape, self.batch_size, self.device, self.half).calls(x0)
 
     def build_step(self) -> Callable[[], Any]:
         """The training step alone."""
@@ -127,15 +137,22 @@ def operations(call: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
+def peak(case: Case) -> float:
+    """MB that its step takes at most."""
+    if case.device.type == "cuda":
+        return gpu_peak_memory(case.build_step, case.device)
+    return peak_memory(case.build_step, torch.get_num_threads())
+
+
 def measure(
     cases: list[Case], method: str, size: str, measures: Collection[str], repeats: int, clock: str, memory: bool
 ) -> list[Row]:
     """Time all cases of one method and size in turn; the official code's, if any, is the first."""
     device = cases[0].device
-    peaks = {c.name: peak_memory(c.build_step, device, torch.get_num_threads()) for c in cases} if memory else {}
+    peaks = {case.name: peak(case) for case in cases} if memory else {}
     calls = {(case.name, what): call for case in cases for what, call in case.build().items() if what in measures}
     flops = {key: operations(call) for key, call in calls.items() if "compile" not in key[0]}
-    product, product_flops = matrix_product(1024, device)
+    product, product_flops = matrix_product(device)
     timed = interleave({**calls, ("matrix product", ""): product}, repeats, device=device)
     per_second = product_flops / timed.pop(("matrix product", "")).summary(clock)["median"]
     rows = []
@@ -143,7 +160,10 @@ def measure(
         # a compiled loss has the operations of the others
         flop = flops.get((name, what), next((f for (_, w), f in flops.items() if w == what), 0))
         seconds = times.summary(clock)
-        reference = timed.get(("official", what))
+        full, half = (
+            speedup(timed[code, what], times, clock) if (code, what) in timed and "official" not in name else {}
+            for code in ("official", HALF)
+        )
         rows.append(
             Row(
                 method,
@@ -154,7 +174,8 @@ def measure(
                 seconds,
                 flop / 1e12,
                 flop / seconds["median"] / per_second,
-                speedup(reference, times, clock) if reference is not None and name != "official" else {},
+                full,
+                half,
                 peaks.get(name) if what == "step" else None,
             )
         )
@@ -182,10 +203,10 @@ def table(rows: list[Row]) -> Any:
     shown = Table(title=title, caption="step: loss, backward, optimizer, averages; sample_n: n evaluations")
     for heading in ("code", "what"):
         shown.add_column(heading)
-    for heading in ("seconds", "IQR", "min", "of matmul", "MB", "speed-up"):
+    for heading in ("seconds", "IQR", "min", "of matmul", "MB", "speed-up", "over float16"):
         shown.add_column(heading, justify="right")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
-        s, ratio = row.seconds, row.speedup
+        s, ratios = row.seconds, (row.speedup, row.speedup_half)
         shown.add_row(
             row.code,
             row.measure,
@@ -194,7 +215,7 @@ def table(rows: list[Row]) -> Any:
             f"{s['min']:.3g}",
             f"{row.rate:.0%}",
             "" if row.peak_mb is None else f"{row.peak_mb:.0f}",
-            f"{ratio['median']:.2f} [{ratio['q1']:.2f}, {ratio['q3']:.2f}]" if ratio else "",
+            *(f"{r['median']:.2f} [{r['q1']:.2f}, {r['q3']:.2f}]" if r else "" for r in ratios),
             end_section=following is None or following.code != row.code,
         )
     return shown
@@ -223,8 +244,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the results here as well")
     options = parser.parse_args(argv)
     options.checkouts = {name: getattr(options, f"official_{name}") for name in OFFICIAL}
-    if any(options.checkouts.values()) and (options.device.type != "cpu" or torch.cuda.is_available()):
-        parser.error("the official code is timed on the CPU: --device cpu, and CUDA_VISIBLE_DEVICES= to hide any GPU")
+    if any(options.checkouts.values()) and options.device.type == "cpu" and torch.cuda.is_available():
+        parser.error("the official code runs on the GPU that it sees: CUDA_VISIBLE_DEVICES= hides it, or --device cuda")
     if options.device.type != "cpu" and options.clock == "cpu":
         parser.error("--clock cpu sees nothing of a GPU's time")
     return options
@@ -245,13 +266,14 @@ def main(argv: list[str] | None = None) -> None:
         for method in options.methods:
             case = partial(Case, method, shape, batch_size, options.device)
             checkout = options.checkouts[CHECKOUTS[method][0]] if method in CHECKOUTS else None
-            cases = [case(checkout=checkout)] if checkout else []
+            halves = (False, True) if options.device.type == "cuda" else (False,)
+            cases = [case(checkout=checkout, half=half) for half in halves] if checkout else []
             variants = [name for name in options.variants if applies(VARIANTS[name], method)]
             cases += [case(variant=VARIANTS[name]) for name in variants]
             measured = measure(cases, method, size, options.measures, options.repeats, options.clock, options.memory)
             rows += measured
             console.print(table(measured))
-            steps = [r.seconds["median"] for r in measured if r.measure == "step" and r.code != "official"]
+            steps = [r.seconds["median"] for r in measured if r.measure == "step" and "official" not in r.code]
             if steps:
                 seconds = loader_seconds(shape, batch_size, options.device, options.clock)
                 loading[f"{method} {size}"] = {"seconds": seconds, "share_of_fastest_step": seconds / min(steps)}

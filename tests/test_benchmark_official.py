@@ -42,7 +42,7 @@ PACKAGE = {
         class CMTrainLoop:
             def __init__(self, **options):
                 self.__dict__.update(options)
-                self.mp_trainer = type("Trainer", (), {"param_groups_and_shapes": None})
+                self.mp_trainer = type("Trainer", (), {"param_groups_and_shapes": None, "lg_loss_scale": 20.0})
                 self.calls = []
 
             def forward_backward(self, batch, cond):
@@ -89,6 +89,13 @@ def test_the_official_loop_takes_the_step(checkout, method):
     assert official.sample(4).shape == official.sample(4, 2).shape == (4, 3, 8, 8)
 
 
+def test_float16_is_asked_for_with_a_scale_that_leaves_out_no_step(checkout):
+    full, half = (Official(checkout, "ct", TINY, 2, half=half) for half in (False, True))
+    assert (full.diffusion.options["use_fp16"], full.loop.use_fp16) == (False, False)
+    assert (half.diffusion.options["use_fp16"], half.loop.use_fp16) == (True, True)
+    assert (full.loop.mp_trainer.lg_loss_scale, half.loop.mp_trainer.lg_loss_scale) == (20, 10)
+
+
 def test_both_packages_live_in_one_process(checkout):
     with stand_ins():
         first, second = (import_package(checkout / name, f"official_{name}") for name in ("", "BCM"))
@@ -130,7 +137,9 @@ def test_a_path_without_the_code_is_said(tmp_path):
         Official(tmp_path, "ct", TINY, 2)
 
 
-def test_the_official_code_is_for_the_cpu(capsys):
+def test_the_official_code_goes_where_it_sees_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     with pytest.raises(SystemExit):
-        speed.parse(["--official-cm", "somewhere", "--device", "cuda"])
-    assert "timed on the CPU" in capsys.readouterr().err
+        speed.parse(["--official-cm", "somewhere"])
+    assert "CUDA_VISIBLE_DEVICES" in capsys.readouterr().err
+    assert speed.parse(["--official-cm", "somewhere", "--device", "cuda"]).device.type == "cuda"

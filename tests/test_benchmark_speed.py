@@ -95,7 +95,7 @@ class Hold:
 
 
 def test_peak_memory_is_what_two_steps_take():
-    assert 39 < peak_memory(Hold, CPU, threads=1) < 60
+    assert 39 < peak_memory(Hold, threads=1) < 60
 
 
 def test_the_command_writes_what_it_measured(tmp_path, monkeypatch, capsys):
