@@ -78,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             data: Any = load_data(read_text(run_config(str(trained[training]))))
             judge = feature_network_for(module.image_shape, plan.inception_weights)
             images, labels = data.uint8_images("test")
+            judge.check(extract(judge, images), labels)
             reference = extract(judge, data.uint8_images("train")[0])
             label = labels if module.num_classes else None
             found = score_variations(module.ema_denoiser, judge, images, reference, rounds, label=label)

@@ -225,7 +225,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             data: Any = load_data(read_text(run_config(path)))
             if judge is None:
                 network = feature_network_for(module.image_shape)
-                judge = Judge(network, extract(network, data.uint8_images("train")[0]))
+                images, labels = data.uint8_images("train")
+                judge = Judge(network, extract(network, images))
+                network.check(judge.reference, labels)
             if options.lpips and lpips is None:
                 lpips = Perceptual(module.image_shape)
             try:

@@ -82,7 +82,7 @@ class Plan:
         num_images: images that each score judges.
         seed_ranges: scores of each method and number of evaluations, of seeds 0 to num_images - 1, the next ones, ...
         batch_size: images per forward pass.
-        inception_weights: file of Inception's weights, where no other judge fits.
+        inception_weights: file of Inception's weights, for images that are neither 8x8 nor 28x28 grey.
         restorations: tasks of restoration, by names of your choice, which every method that can is scored with too.
     """
 

@@ -22,7 +22,9 @@ def parser() -> "OneLineParser":
     p.add_argument("--data", required=True, help="a file such as configs/data/digits.yaml")
     p.add_argument("--split", choices=("train", "test"), default="train", help="default: train")
     p.add_argument("--out", type=file_to_write, required=True, help="the file to write, e.g. fid-refs/digits.npz")
-    p.add_argument("--inception_weights", help="file of Inception's weights, where no other judge fits")
+    p.add_argument(
+        "--inception_weights", help="file of Inception's weights, for images that are neither 8x8 nor 28x28 grey"
+    )
     p.add_argument("--batch_size", type=positive, default=500, help="images per forward pass (default: 500)")
     p.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps ... (default: cuda if there is one)")
     p.add_argument("--allow-import", action="append", default=[], help="a further package that --data may name")

@@ -49,7 +49,9 @@ def parser() -> "OneLineParser":
     p.add_argument("--first_seed", type=positive, default=FIRST_SEED, help=f"the images' seeds are this and the next "
                    f"ones (default: {FIRST_SEED}; test uses 0, 1, ...)")  # fmt: skip
     p.add_argument("--data", help="a file such as configs/data/digits.yaml (default: the data of the checkpoint's run)")
-    p.add_argument("--inception_weights", help="file of Inception's weights, where no other judge fits")
+    p.add_argument(
+        "--inception_weights", help="file of Inception's weights, for images that are neither 8x8 nor 28x28 grey"
+    )
     p.add_argument(
         "--cache", type=file_to_write, help="file of scores (default: schedule_search.json in the run's directory)"
     )

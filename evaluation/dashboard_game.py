@@ -70,7 +70,7 @@ class GameWatch(Callback):
         self.interval.resume(trainer, pl_module)
         self.outputs.clear()
         self.real_distance, self.judge = 0.0, None
-        if tuple(pl_module.image_shape) in ((1, 8, 8), (1, 28, 28)):  # those with a classifier of ten classes
+        if tuple(pl_module.image_shape) in ((1, 8, 8), (1, 28, 28)):  # their judge is always a classifier
             self.judge = feature_network_for(pl_module.image_shape)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int) -> None:

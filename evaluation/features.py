@@ -125,18 +125,23 @@ def feature_network_for(
 ) -> FeatureNetwork:
     """The judge of images of a shape: a shipped classifier for 8x8 and 28x28 grey, Inception for all others.
 
+    Where Inception's weights are neither given nor in the cache, 3x32x32 images are judged by the classifier of
+    "CIFAR-10 (JPEG)". Its scores are called fd_cifar10 and so on, never FID, and its `check` refuses other data.
+
     Args:
         image_shape: (C, H, W).
         inception_weights: file of Inception weights; without it torch-fidelity's cache is looked into.
     """
-    from evaluation.classifier import DIGITS, MNIST, ClassifierFeatures
-    from evaluation.inception import InceptionFeatures
+    from evaluation.classifier import CIFAR10, DIGITS, MNIST, ClassifierFeatures
+    from evaluation.inception import InceptionFeatures, cached_weights
 
     match tuple(image_shape):
         case (1, 8, 8):
             return ClassifierFeatures(DIGITS)
         case (1, 28, 28):
             return ClassifierFeatures(MNIST)
+        case (3, 32, 32) if inception_weights is None and not cached_weights().is_file() and CIFAR10.is_file():
+            return ClassifierFeatures(CIFAR10)
         case (1 | 3, _, _):
             return InceptionFeatures(inception_weights)
         case shape:

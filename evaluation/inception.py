@@ -21,6 +21,11 @@ FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
 """torch-fidelity's file; its name ends in the first eight digits of the file's SHA-256."""
 
 
+def cached_weights() -> Path:
+    """Where torch-fidelity keeps its file in torch.hub's cache, whether it is there or not."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+
+
 def find_weights(path: str | Path | None = None) -> Path:
     """The file given, or torch-fidelity's in torch.hub's cache.
 
@@ -31,7 +36,7 @@ def find_weights(path: str | Path | None = None) -> Path:
         if not Path(path).is_file():
             raise ValueError(f"inception_weights={path}: no such file")
         return Path(path)
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    cached = cached_weights()
     if not cached.is_file():
         raise ValueError(
             f"FID, IS and KID need Inception's weights: download {FILE_NAME} from the v0.2.0 release of "

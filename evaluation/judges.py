@@ -10,7 +10,7 @@ from evaluation.scores import Score
 
 
 def judges_for(image_shape: tuple[int, int, int], inception_weights: str | Path | None = None) -> list[FeatureNetwork]:
-    """All judges of images of a shape: the three classifiers of 8x8 and 28x28 grey images, Inception alone for others.
+    """All judges of images of a shape: Inception alone, or a shipped classifier of each of three seeds.
 
     The first is `feature_network_for` the shape; the others are of the same recipe, from other seeds.
 

@@ -36,7 +36,7 @@ class Scorer(Callback):
             has a sampler for them.
         num_images: images to generate; by default 2,000 for the classifiers, and for Inception as many as the
             training split has, at most 50,000.
-        inception_weights: file of Inception's weights, used where no other judge fits.
+        inception_weights: file of Inception's weights, for images that are neither 8x8 nor 28x28 grey.
         reference: an npz file of `mu` and `sigma` in EDM's layout, as of the command `reference`: the Frechet distance
             to it is scored beside those to the data's own splits. Scores that need a reference's features are not.
         cache: whether the features of real images are kept in the folder real_features beside the runs.

@@ -42,6 +42,32 @@ def test_shipped_weights_are_these_small_and_accurate(path):
     assert path.stat().st_size < 256 * 1024
 
 
+@pytest.mark.parametrize(
+    ("path", "features", "logits"),
+    [
+        (DIGITS, [0.46175, -0.16894, 0.23213], [0.17987, -4.61245, -8.36678]),
+        (MNIST, [3.94077, -1.78269, 1.52131], [0.23435, -17.20608, 11.93108]),
+    ],
+)
+def test_outputs_are_those_recorded_before_classifiers_had_stages(path, features, logits):
+    judge = ClassifierFeatures(path)
+    number = torch.arange(judge.network.image_shape[1] ** 2)
+    seen = judge.extract((number * number % 251).to(torch.uint8).view(1, *judge.network.image_shape))
+    assert seen.features[0, :3].tolist() == pytest.approx(features, rel=1e-3)
+    assert seen.logits[0, :3].tolist() == pytest.approx(logits, rel=1e-3)
+
+
+@pytest.mark.parametrize(("stages", "hidden"), [(1, (8, 4 * 4)), (2, (8, 8 * 4)), (3, (8, 16 * 4))])
+def test_a_stage_doubles_the_channels_and_halves_the_side(stages, hidden):
+    network = FeatureClassifier((3, 32, 32), width=4, features=8, stages=stages)
+    convolutions = [layer for layer in network.body if isinstance(layer, torch.nn.Conv2d)]
+    channels = [4, 4, 8, 8, 16, 16][: 2 * stages]
+    assert [c.out_channels for c in convolutions] == channels
+    assert network.body[: 7 * stages](torch.zeros(2, 3, 32, 32)).shape == (2, channels[-1], *[32 >> stages] * 2)
+    assert network.body[-1].weight.shape == hidden
+    assert [tuple(x.shape) for x in network(torch.zeros(2, 3, 32, 32))] == [(2, 8), (2, 10)]
+
+
 def test_real_test_digits_are_read(digits):
     judge, splits, features = digits
     accuracy = (features["test"].logits.argmax(1) == splits["test"][1]).double().mean().item()
@@ -150,6 +176,10 @@ def test_a_file_that_is_no_judge_is_refused(tmp_path):
     save_file(tensors, tmp_path / "poor.safetensors", metadata={"classifier": json.dumps(about)})
     with pytest.raises(ValueError, match=r"test accuracy 0\.9000"):
         ClassifierFeatures(tmp_path / "poor.safetensors")
+    about["min_accuracy"] = 0.9  # the file's own
+    save_file(tensors, tmp_path / "fair.safetensors", metadata={"classifier": json.dumps(about)})
+    assert ClassifierFeatures(tmp_path / "fair.safetensors").min_accuracy == 0.9
+    assert ClassifierFeatures(DIGITS).min_accuracy == 0.97
     save_file(tensors, tmp_path / "bare.safetensors")
     (tmp_path / "text.safetensors").write_text("no weights")
     for name in ("bare", "text", "missing"):

@@ -67,6 +67,7 @@ def test_the_protocol_names_the_network_and_its_hash(weights, network):
 
 def test_weights_that_are_missing_are_told_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("evaluation.classifier.CIFAR10", tmp_path / "absent")  # else it judges without Inception
     with pytest.raises(ValueError, match="--inception_weights PATH") as error:
         feature_network_for((3, 32, 32))
     assert FILE_NAME in str(error.value) and str(tmp_path) in str(error.value) and "\n" not in str(error.value)

@@ -190,6 +190,7 @@ def test_bad_settings_are_refused(options, message):
 
 def test_missing_inception_weights_stop_the_test_before_it_starts(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("evaluation.classifier.CIFAR10", tmp_path / "absent")  # else it judges without Inception
     module = Module()
     module.image_shape = (3, 32, 32)
     with pytest.raises(ValueError, match="--inception_weights PATH"):
