@@ -17,8 +17,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} out=${OUT:-benchmarks/results} runs=${RUNS:-runs} data=${DATA:-shared/data}
 mkdir -p "$out"
-ALL="checks libraries speed judges diffusion_mnist ct_mnist bcm_mnist ufogen_mnist diffusion_cifar10 ct_cifar10
-bcm_cifar10 cd_cifar10 ufogen_cifar10 restore_mnist restore_cifar10"
+ALL="checks libraries speed_diffusion speed_ct speed_bcm speed_cd speed_ect speed_ufogen judges
+diffusion_mnist ct_mnist bcm_mnist ufogen_mnist restore_mnist
+diffusion_cifar10 ct_cifar10 bcm_cifar10 ufogen_cifar10 cd_cifar10 restore_cifar10"
 
 checkpoint() { # NAME: the last one of the training of configs/NAME.yaml
     echo "$runs/$1/000/checkpoints/last.ckpt"
@@ -43,34 +44,38 @@ train() { # NAME STEPS [OPTION ...]: fit configs/NAME.yaml and configs/gpu/NAME.
     cp "$(dirname "$(dirname "$last")")/scores_last.json" "$out/gpu_${name}_scores.json"
 }
 
-restore() { # DATA COUNT: tasks x methods over the models that were trained on it
-    local models=()
+restore() { # DATA COUNT TASK ...: the tasks side by side, by all methods over the models that were trained on the data
+    local models=() method last task
     for method in CT BCM UFOGen diffusion; do
-        local last
         last=$(checkpoint "${method,,}_$1")
         [ ! -f "$last" ] || models+=("$method=$last")
     done
-    "$python" -m benchmarks.restoration --checkpoints "${models[@]}" --count "$2" --device cuda --batch-size "$2" \
-        --json "$out/restoration_$1.json" --picture "$out/restoration_$1.png"
+    for task in "${@:3}"; do
+        "$python" -m benchmarks.restoration --checkpoints "${models[@]}" --tasks "$task" --count "$2" --device cuda \
+            --batch-size "$2" --json "$out/restoration_$1_${task// /_}.json" \
+            --picture "$out/restoration_$1_${task// /_}.png" &
+    done
+    for task in "${@:3}"; do wait -n; done
 }
 
 stage() {
     local official=() from
     case $1 in
     checks) "$python" -m benchmarks.gpu_checks --size small --json "$out/gpu_checks.json" ;;
-    speed)
+    speed_*)
         for code in edm cm ect bcm; do
             [ ! -d "${OFFICIAL:-}/$code" ] || official+=("--official-$code" "$OFFICIAL/$code")
         done
         "$python" -m benchmarks.speed --device cuda --size cifar --batch-size 128 --measures step sample_1 \
-            --methods diffusion ect ct cd bcm ufogen "${official[@]}" \
-            --variants float32 bfloat16_channels_last bfloat16_compile --json "$out/gpu_speed.json" ;;
+            --methods "${1#*_}" "${official[@]}" --variants float32 bfloat16_channels_last bfloat16_compile \
+            --json "$out/gpu_$1.json" ;;
     libraries)
         "$python" -m benchmarks.libraries --device cuda --size cifar --batch-size 128 --images 0 \
             --json "$out/gpu_libraries.json" ;;
     judges)
         "$python" -m benchmarks.train_feature_classifier cifar10 --seed 0 1 2 --device cuda \
-            --train "$data/cifar10/train.parquet" --test "$data/cifar10/test.parquet" ;;
+            --train "$data/cifar10/train.parquet" --test "$data/cifar10/test.parquet" --out "$out"
+        cp "$out"/cifar10*.safetensors evaluation/weights ;;
     diffusion_*) train "$1" 17 ;;
     ct_* | bcm_* | cd_*)
         from=$(checkpoint "diffusion_${1#*_}")
@@ -78,8 +83,8 @@ stage() {
         train "$1" "1 2" "${from[@]}" ;;
     ufogen_mnist) train "$1" "1 4" ;;
     ufogen_cifar10) train "$1" "1 4" --model.init_args.init_from "$(checkpoint diffusion_cifar10)" ;;
-    restore_mnist) restore mnist 256 ;;
-    restore_cifar10) restore cifar10 100 ;;
+    restore_mnist) restore mnist 256 inpaint "upscale 2" unblur "jpeg 10" ;;
+    restore_cifar10) restore cifar10 100 inpaint "upscale 2" unblur colourise "jpeg 10" ;;
     *) echo "gpu.sh: no stage $1" >&2 && exit 2 ;;
     esac
 }

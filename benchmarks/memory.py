@@ -5,9 +5,11 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
+
+Calls: TypeAlias = dict[str, Callable[[], Any]]
 
 STEPS = 2  # the optimizer takes its memory in the first
 
@@ -55,21 +57,21 @@ def peak_memory(build: Callable[[], Callable[[], None]], threads: int) -> float:
         process.join()
 
 
-def gpu_peak_memory(build: Callable[[], Callable[[], None]], device: torch.device) -> float:
-    """MB that a case holds at most in its steps, of what torch allocates on a GPU.
+def gpu_peak_memory(build: Callable[[], Calls], device: torch.device) -> tuple[Calls, float]:
+    """What was built, and MB that a case holds at most in its steps, of what torch allocates on a GPU.
 
     The first step, which compiles and takes the optimizer's memory, is not counted but for what it leaves.
 
     Args:
-        build: makes the step.
+        build: makes the calls, the training step among them as "step".
         device: the GPU; what is allocated on it before is not counted.
     """
     before = torch.cuda.memory_allocated(device)
-    step = build()
-    step()
+    calls = build()
+    calls["step"]()
     torch.cuda.synchronize(device)
     torch.cuda.reset_peak_memory_stats(device)
     for _ in range(STEPS):
-        step()
+        calls["step"]()
     torch.cuda.synchronize(device)
-    return (torch.cuda.max_memory_allocated(device) - before) / 1e6
+    return calls, (torch.cuda.max_memory_allocated(device) - before) / 1e6

@@ -137,11 +137,12 @@ def operations(call: Callable[[], Any]) -> int:
     return counter.get_total_flops()
 
 
-def peak(case: Case) -> float:
-    """MB that its step takes at most."""
-    if case.device.type == "cuda":
-        return gpu_peak_memory(case.build_step, case.device)
-    return peak_memory(case.build_step, torch.get_num_threads())
+def built(case: Case, memory: bool) -> tuple[dict[str, Callable[[], Any]], float | None]:
+    """The calls of a case, and if asked for the MB that its step takes at most."""
+    if memory and case.device.type == "cuda":
+        return gpu_peak_memory(case.build, case.device)
+    peak = peak_memory(case.build_step, torch.get_num_threads()) if memory else None
+    return case.build(), peak
 
 
 def measure(
@@ -149,8 +150,8 @@ def measure(
 ) -> list[Row]:
     """Time all cases of one method and size in turn; the official code's, if any, is the first."""
     device = cases[0].device
-    peaks = {case.name: peak(case) for case in cases} if memory else {}
-    calls = {(case.name, what): call for case in cases for what, call in case.build().items() if what in measures}
+    made = {case.name: built(case, memory) for case in cases}
+    calls = {(name, what): call for name, (of, _) in made.items() for what, call in of.items() if what in measures}
     flops = {key: operations(call) for key, call in calls.items() if "compile" not in key[0]}
     product, product_flops = matrix_product(device)
     timed = interleave({**calls, ("matrix product", ""): product}, repeats, device=device)
@@ -176,7 +177,7 @@ def measure(
                 flop / seconds["median"] / per_second,
                 full,
                 half,
-                peaks.get(name) if what == "step" else None,
+                made[name][1] if what == "step" else None,
             )
         )
     return rows
