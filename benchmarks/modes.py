@@ -61,7 +61,7 @@ def shared(
     adam = partial(torch.optim.Adam, lr=lr, betas=(0.0, 0.99), fused=True)
     player = Player(adam, CosineDecay(warmup=0.01, final=0.02))
     return {
-        "network": partial(MLP, **SIZE, input_frequencies=2, latent_size=2),
+        "network": partial(MLP, **SIZE, input_frequencies=3, latent_size=2),
         "discriminator": partial(MLPDiscriminator, **SIZE, input_frequencies=3, **discriminator),
         "image_shape": ToyDataModule.image_shape,
         "total_images": images,
