@@ -41,7 +41,7 @@ train() { # NAME STEPS [OPTION ...]: fit configs/NAME.yaml and configs/gpu/NAME.
         mv "$out/${name}_$n/grid.png" "$out/gpu_${name}_$n.png" && rm -r "$out/${name}_$n"
     done
     "$python" main.py test --ckpt_path "$last" ${INCEPTION:+--scores.inception_weights "$INCEPTION"}
-    cp "$(dirname "$(dirname "$last")")/scores_last.json" "$out/gpu_${name}_scores.json"
+    cp "$(dirname "$(dirname "$last")")/scores.json" "$out/gpu_${name}_scores.json"
 }
 
 restore() { # DATA COUNT TASK ...: the tasks side by side, by all methods over the models that were trained on the data

@@ -164,6 +164,8 @@ class Official:
                 layer.p = 0.0  # BCM's network has some that no option reaches
         if not self.bidirectional:
             diffusion.loss_norm = "l2"  # LPIPS, whatever the option says; its network would be most of the time
+        if self.half:  # as their scripts do with every network
+            network.convert_to_fp16()
         return network.to(self.device).train(), diffusion
 
     def _loop(self, package: Any, target: nn.Module, teacher: nn.Module | None, teacher_diffusion: Any) -> Any:

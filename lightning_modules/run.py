@@ -51,11 +51,22 @@ def optimizer_and_schedule(
 
 
 def compiled(objective: Callable[..., Any], denoiser: Denoiser) -> Callable[..., Any]:
-    """Compile a loss as one graph; with dropout, whose seeding cannot be traced, the denoiser's network instead."""
+    """Compile a loss as one graph; with dropout, whose seeding cannot be traced, the denoiser's network instead.
+
+    Without dropout the loss is told the seed 0, since PyTorch up to 2.11 compiles anew for every number it is given.
+    """
     if has_dropout(denoiser):
         denoiser.network.compile(fullgraph=True, dynamic=False)
         return objective
-    return torch.compile(objective, fullgraph=True, dynamic=False)
+    graph = torch.compile(objective, fullgraph=True, dynamic=False)
+    return lambda *args: graph(*map(without_seed, args))
+
+
+def without_seed(argument: Any) -> Any:
+    """An argument of a loss with 0 in the place of a seed: a number, or the `dropout_seed` of draws."""
+    if isinstance(argument, int):
+        return 0
+    return argument._replace(dropout_seed=0) if hasattr(argument, "dropout_seed") else argument
 
 
 def check_budget(total_images: int) -> None:

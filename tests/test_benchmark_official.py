@@ -28,6 +28,7 @@ PACKAGE = {
 
         def create_model_and_diffusion(distillation, **options):
             network = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Dropout(0.5))
+            network.convert_to_fp16 = network.half
             diffusion = SimpleNamespace(
                 options=options, sigma_max=80.0, lpips=LPIPS(reduction="none"), loss_norm="lpips",
                 denoise=lambda network, x, sigma: (x, network(x / sigma[:, None, None, None])),
@@ -93,6 +94,8 @@ def test_float16_is_asked_for_with_a_scale_that_leaves_out_no_step(checkout):
     full, half = (Official(checkout, "ct", TINY, 2, half=half) for half in (False, True))
     assert (full.diffusion.options["use_fp16"], full.loop.use_fp16) == (False, False)
     assert (half.diffusion.options["use_fp16"], half.loop.use_fp16) == (True, True)
+    for official, dtype in ((full, torch.float32), (half, torch.float16)):
+        assert official.network[0].weight.dtype == official.loop.target_model[0].weight.dtype == dtype
     assert (full.loop.mp_trainer.lg_loss_scale, half.loop.mp_trainer.lg_loss_scale) == (20, 10)
 
 

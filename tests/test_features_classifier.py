@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from datamodules.digits import DigitsDataModule
-from evaluation.classifier import DIGITS, MNIST, ClassifierFeatures, FeatureClassifier, read, weights
+from evaluation.classifier import CIFAR10, DIGITS, MNIST, ClassifierFeatures, FeatureClassifier, read, weights
 from evaluation.features import Features, extract, feature_network_for
 from evaluation.protocol import Source
 from evaluation.scores import floors, score
@@ -22,6 +22,9 @@ SHA256 = {  # a change of weights changes every score: it must be seen here
     MNIST: "c93a380b5937d8341b22c62e87286c8111f40cc94effc4d950f38755a890e946",
     weights("mnist", 1): "ec80f8f37d09b2a1c9a264523df992e0f557b7c18b1e57f5e0ccc13186b9db81",
     weights("mnist", 2): "439014f8c693ab0698d211e30485eec7b7993be94ae67c559acff82318bef9f3",
+    CIFAR10: "6cc00daaf2ba159493841eac1491eea9bb19cb36de39761a96af09ade7b2fbc8",
+    weights("cifar10", 1): "4ca2effe316b2078c87380eeee7f594e40e1c9217f198a245676018aee69a50a",
+    weights("cifar10", 2): "acd700a3f0001330d223a105a16412a52ffeea6896269ccc975f5b5639e7ff70",
 }
 
 
@@ -38,8 +41,9 @@ def test_shipped_weights_are_these_small_and_accurate(path):
     judge = ClassifierFeatures(path)
     assert judge.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == SHA256[path]
     assert judge.name == path.stem.split("_")[0]  # a judge of another seed names the same scores
-    assert judge.accuracy >= 0.97
-    assert path.stat().st_size < 256 * 1024
+    least, size = (0.88, 1400) if judge.name == "cifar10" else (0.97, 256)
+    assert judge.accuracy >= judge.min_accuracy == least
+    assert path.stat().st_size < size * 1024
 
 
 @pytest.mark.parametrize(
