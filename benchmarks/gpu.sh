@@ -11,7 +11,9 @@
 #   RUNS        where trainings are; runs by default
 #   OFFICIAL    folder with checkouts cm, bcm, edm and ect of the official code, to be timed beside ours
 #   INCEPTION   torch-fidelity's weights; without them the shipped classifiers judge
-#   OPTIONS     options of `fit` for all trainings
+#   OPTIONS     options of `fit` for all trainings, as --model.init_args.total_images=400000
+#   TEST        options of `test` for all of them, as --scores.num_images=500
+#   SEEDS       of the pictures; 0-63 by default
 #   PYTHON      python3 by default
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -37,10 +39,11 @@ train() { # NAME STEPS [OPTION ...]: fit configs/NAME.yaml and configs/gpu/NAME.
             --trainer.default_root_dir "$runs" --data.init_args.path "$data/${name#*_}" "${@:3}" ${OPTIONS:-}
     fi
     for n in $steps; do
-        "$python" main.py sample --ckpt_path "$last" --seeds 0-63 --steps "$n" --out "$out/${name}_$n"
+        "$python" main.py sample --ckpt_path "$last" --seeds "${SEEDS:-0-63}" --steps "$n" --out "$out/${name}_$n"
         mv "$out/${name}_$n/grid.png" "$out/gpu_${name}_$n.png" && rm -r "$out/${name}_$n"
     done
-    "$python" main.py test --ckpt_path "$last" ${INCEPTION:+--scores.inception_weights "$INCEPTION"}
+    # shellcheck disable=SC2086
+    "$python" main.py test --ckpt_path "$last" ${INCEPTION:+--scores.inception_weights "$INCEPTION"} ${TEST:-}
     cp "$(dirname "$(dirname "$last")")/scores.json" "$out/gpu_${name}_scores.json"
 }
 
@@ -67,7 +70,7 @@ stage() {
             [ ! -d "${OFFICIAL:-}/$code" ] || official+=("--official-$code" "$OFFICIAL/$code")
         done
         "$python" -m benchmarks.speed --device cuda --size cifar --batch-size 128 --measures step sample_1 \
-            --methods "${1#*_}" "${official[@]}" --variants float32 bfloat16_channels_last bfloat16_compile \
+            --methods "${1#*_}" "${official[@]}" --variants contiguous bfloat16 bfloat16_channels_last bfloat16_compile \
             --json "$out/gpu_$1.json" ;;
     libraries)
         "$python" -m benchmarks.libraries --device cuda --size cifar --batch-size 128 --images 0 \

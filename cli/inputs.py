@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from datamodules.encoded import Fault
+
 
 class Inputs(NamedTuple):
     """What is to be changed: names of the results, images uint8 (N, C, H, W), the seed of each one's noise, and
@@ -31,40 +33,61 @@ def test_images(options: "argparse.Namespace", module: Any) -> Inputs:
     return Inputs([f"{seed:06d}" for seed in options.seeds], images, options.seeds, labels)
 
 
+def read_images(path: Path, resolution: int, channels: int, fault: "Fault | None" = None) -> "tuple[list[str], Tensor]":
+    """The images of a file or a folder: their names, and uint8 (N, channels, resolution, resolution).
+
+    Args:
+        path: of the file or folder.
+        resolution: side in pixels; of an image the central square is taken.
+        channels: 1 (grey) or 3 (RGB).
+        fault: called with the name and a message for each that cannot be read, in the place of the error.
+
+    Raises:
+        UsageError: there is no such file or folder.
+        ValueError: one cannot be read, a limit is passed, or none is left.
+    """
+    import torch
+
+    from datamodules.encoded import EncodedImages, Limits, decode_image, refuse
+    from datamodules.files import read_folder
+
+    limits, fault = Limits(), fault or refuse
+    if path.is_dir():
+        found = read_folder(path, limits, fault)
+    elif path.is_file():
+        found = EncodedImages("--input", 1, lambda: iter([(str(path), path.read_bytes)]))
+        limits.check(f"--input {path}", "file_bytes", path.stat().st_size)
+    else:
+        raise UsageError(f"--input {path}: there is no such file or folder")
+    limits.check(found.source, "images", found.count)
+    limits.check(found.source, "memory_bytes", found.count * channels * resolution**2)
+    files, images = [], []
+    for file, made in found.map(lambda name, data: decode_image(data, name, resolution, channels, limits)):
+        if isinstance(made, ValueError):
+            fault(file, str(made))
+        else:
+            files.append(file)
+            images.append(torch.from_numpy(made))
+    if not images:
+        raise ValueError(f"{found.source}: no images{f' among {found.ignored} files' if found.ignored else ''}")
+    return files, torch.stack(images)
+
+
 def given_images(options: "argparse.Namespace", module: Any) -> Inputs:
     """The images of a file or a folder as the model's data are: central square, its size, grey or RGB.
 
     Raises:
         UsageError: there is no such file; the seeds are not as many; or a result would overwrite an image or another.
     """
-    from dataclasses import replace
-
-    from datamodules.encoded import EncodedImages, Limits
-    from datamodules.files import read_folder
-
-    path, out, limits, files = options.input, options.out, Limits(), []
-    if not (path.is_file() or path.is_dir()):
-        raise UsageError(f"--input {path}: there is no such file or folder")
-    if path.is_dir():
-        found = read_folder(path, limits)
-    else:
-        limits.check(f"--input {path}", "file_bytes", path.stat().st_size)
-        found = EncodedImages("--input", 1, lambda: iter([(str(path), path.read_bytes)]))
-
-    def read() -> Any:
-        for file, load in found.read():
-            files.append(file)
-            yield file, load
-
-    channels, resolution, _ = module.image_shape
-    images, _ = replace(found, read=read).decode(resolution, channels, limits)
+    path, (channels, resolution, _) = options.input, module.image_shape
+    files, images = read_images(path, resolution, channels)
     names = names_of(path, files)
     seeds = options.seeds or list(range(len(names)))
     if len(names) == 1 and len(seeds) > 1:
         names, images = [f"{names[0]}_{seed:06d}" for seed in seeds], images.expand(len(seeds), -1, -1, -1)
     if len(seeds) != len(names):
         raise UsageError(f"--seeds: {len(seeds)} of them for {len(names)} images; one for each is needed")
-    check_results(path, files, out, names)
+    check_results(path, files, options.out, names)
     return Inputs(names, images, seeds, None)
 
 

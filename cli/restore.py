@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
-from cli.inputs import Inputs, check_results, names_of, save_images, test_images, wanted_labels
+from cli.inputs import Inputs, check_results, names_of, read_images, save_images, test_images, wanted_labels
 from cli.invert import stacked
 from cli.restore_levels import Way, levels_for
 from cli.restore_methods import DENOISE, FEW_STEP, INVERTING, MANY_STEP, PAIRED, SDEDIT, STROKES, method_named
@@ -142,40 +142,25 @@ def given_images(options: "argparse.Namespace", module: Any, operator: Any) -> G
     Raises:
         UsageError: there are none, or their number, names or kind do not fit.
     """
-    import torch
-
-    from datamodules.encoded import Limits, decode_image
-    from datamodules.files import read_folder
-
     if options.input is None:
         if options.damaged:
             raise UsageError("--damaged is of the images of --input: test images are clean")
         return Given(test_images(options, module), True, [])
     path, (channels, side, _) = options.input, module.image_shape
-    if not (path.is_file() or path.is_dir()):
-        raise UsageError(f"--input {path}: there is no such file or folder")
     if options.damaged:
         channels = 1 if options.task == "colourise" else channels
         side = side // operator.p if options.task == "upscale" else side
-    files, images, faults = [], [], []
-    if path.is_dir():
-        encoded = read_folder(path, Limits(), fault=lambda _, message: faults.append(message)).read()
-    else:
-        encoded = iter([(path.name, path.read_bytes)])
-    for file, load in encoded:
-        try:
-            images.append(torch.tensor(decode_image(load(), file, side, channels, Limits())))
-            files.append(file)
-        except ValueError as error:
-            faults.append(str(error))
-    if not images:
-        raise UsageError(f"--input {path}: {faults[0] if faults else 'no images are in it'}")
+    faults: list[str] = []
+    try:
+        files, images = read_images(path, side, channels, fault=lambda _, message: faults.append(message))
+    except ValueError as error:
+        raise UsageError(f"--input {path}: {faults[0]}") if faults else error from None
     names = names_of(path, files)
     check_results(path, files, options.out, names)
     seeds = options.seeds or list(range(len(names)))
     if len(seeds) != len(names):
         raise UsageError(f"--seeds: {len(seeds)} of them for {len(names)} images; one for each is needed")
-    return Given(Inputs(names, torch.stack(images), seeds, None), not options.damaged, faults)
+    return Given(Inputs(names, images, seeds, None), not options.damaged, faults)
 
 
 def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":

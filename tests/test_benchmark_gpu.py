@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from benchmarks import gpu_checks
 from benchmarks.ours import METHODS, Variant
@@ -44,30 +46,29 @@ def test_another_result_is_found(monkeypatch, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_the_script_trains_and_goes_on(tmp_path):
-    """Every training of `gpu.sh` on a few images on the CPU; the networks are as the script has them."""
-    import numpy as np
-    from PIL import Image
-
-    images = tmp_path / "images"
-    images.mkdir()
-    for i in range(4):
-        Image.fromarray(np.random.default_rng(i).integers(0, 256, (32, 32, 3), np.uint8)).save(images / f"{i}.png")
-    script = Path(gpu_checks.__file__).with_name("gpu.sh").read_text()
-    script = script.replace(
-        '"${network[@]}"',
-        '"${network[@]}" --trainer=configs/trainer/cpu.yaml --grids.seeds=1 --data.init_args.batch_size=2',
-    )
-    script = script.replace("compile=true", "compile=false").replace("0-63", "0-1")
-    (changed := Path(gpu_checks.__file__).with_name("gpu_test.sh")).write_text(script)
-    try:
-        out, runs = tmp_path / "out", tmp_path / "runs"
-        environment = os.environ | {"DATA": str(images), "OUT": str(out), "RUNS": str(runs), "IMAGES": "2"}
-        environment |= {"PYTHON": sys.executable}
-        for _ in range(2):
-            subprocess.run(["bash", changed, "diffusion", "ct", "bcm", "cd", "ufogen"], env=environment, check=True)
-    finally:
-        changed.unlink()
-    names = {path.name for path in out.glob("*.png")}
-    assert names == {"gpu_diffusion_17.png", "gpu_ufogen_1.png", "gpu_ufogen_4.png"} | {
-        f"gpu_{method}_{steps}.png" for method in ("ct", "bcm", "cd") for steps in (1, 2)
+    """Every training of `gpu.sh` on CIFAR-10's kind of images, of which it sees two, on the CPU."""
+    rng, data = np.random.default_rng(0), tmp_path / "data" / "cifar10"
+    for split in ("train", "test"):
+        (data / split).mkdir(parents=True)
+        for i in range(40):
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(data / split / f"{i}.png")
+    out, runs = tmp_path / "out", tmp_path / "runs"
+    small = "--trainer.accelerator=cpu --trainer.precision=32-true --data.init_args.batch_size=2 --grids.seeds=1"
+    environment = os.environ | {
+        "DATA": str(data.parent),
+        "OUT": str(out),
+        "RUNS": str(runs),
+        "OPTIONS": f"{small} --model.init_args.total_images=2",
+        "TEST": "--trainer.accelerator=cpu --trainer.precision=32-true --scores.num_images=20 --scores.steps=[1]",
+        "SEEDS": "0-1",
+        "PYTHON": sys.executable,
+        "TORCHDYNAMO_DISABLE": "1",  # configs compile
     }
+    methods = ("diffusion", "ct", "bcm", "cd", "ufogen")
+    for _ in range(2):
+        stages = [f"{method}_cifar10" for method in methods]
+        subprocess.run(["bash", Path(gpu_checks.__file__).with_name("gpu.sh"), *stages], env=environment, check=True)
+    names = {path.name for path in out.iterdir()}
+    pictures = {"diffusion_cifar10_17", "ufogen_cifar10_1", "ufogen_cifar10_4"}
+    pictures |= {f"{method}_cifar10_{steps}" for method in ("ct", "bcm", "cd") for steps in (1, 2)}
+    assert names == {f"gpu_{name}.png" for name in pictures} | {f"gpu_{m}_cifar10_scores.json" for m in methods}
