@@ -142,23 +142,23 @@ class Bench:
         return max(tried, key=lambda level: tried[level]) if tried else None
 
 
-def numbers_of(module: Any) -> dict[str, tuple[int, ...]]:
-    """Names of the methods of a model, with the numbers of levels that they are run at."""
+def numbers_of(module: Any, many: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Names of the methods of a model, with the levels that they are run at; `many` is a diffusion model's."""
     offered, ladder = methods_of(module), getattr(module, "ladder", None)
     if paired_name(module) is not None:
         return dict.fromkeys(offered, STEPS["paired"])
     if offered is MANY_STEP:
-        return {name: STEPS["many"] if name != "repaint" else STEPS["many"][:1] for name in offered}
+        return {name: many if name != "repaint" else many[:1] for name in offered}
     steps = tuple(n for n in STEPS["few"] if ladder is None or n < ladder.steps)
     return {name: tuple(n for n in steps if name not in INVERTING or n < 8) for name in offered}
 
 
-def rows_of(bench: Bench, seeds: Sequence[int], pictures: dict[str, Tensor]) -> Iterator[Row]:
+def rows_of(bench: Bench, seeds: Sequence[int], many: tuple[int, ...], pictures: dict[str, Tensor]) -> Iterator[Row]:
     """All rows of a model on a task."""
     for row, images in bench.beside():
         pictures[row.method] = images[:12]
         yield row
-    for method, numbers in numbers_of(bench.restorer.module).items():
+    for method, numbers in numbers_of(bench.restorer.module, many).items():
         for steps in numbers:
             way = Way(method, steps, bench.best_level(method, steps))
             for seed in seeds:
@@ -205,6 +205,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tasks", nargs="+", choices=list(TASKS), default=["inpaint", "upscale 2", "unblur"])
     parser.add_argument("--count", type=int, default=180, help="test images scored; as many others choose levels")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the noise")
+    parser.add_argument(
+        "--many", nargs="+", type=int, default=list(STEPS["many"]), help="levels of a diffusion model's methods"
+    )
     parser.add_argument("--lpips", action="store_true", help="of colour images of at least 32 pixels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", type=torch.device, default=CPU, help="of the models")
@@ -235,7 +238,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             except UsageError as error:
                 print(f"{task}, {model}: {error}")
                 continue
-            rows += rows_of(bench, options.seeds, pictures[task])
+            rows += rows_of(bench, options.seeds, tuple(options.many), pictures[task])
         Console(width=120).print(table([r for r in rows if r.task == task], task))
     if options.picture:
         images = pictures[options.tasks[0]]
