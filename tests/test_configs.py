@@ -111,6 +111,19 @@ def test_a_second_config_sets_the_task(name, capsys):
         assert main(["fit", *options, *SMALL]) == 0
 
 
+@pytest.mark.parametrize("name", sorted(p.name for p in (CONFIGS / "gpu").glob("*.yaml")))
+def test_a_second_config_makes_a_run_of_minutes(name, capsys):
+    """Of the network that benchmarks/gpu.sh trains, on fewer images than the first config says."""
+    second = yaml.safe_load((CONFIGS / "gpu" / name).read_text())["model"]["init_args"]
+    options = ["--config", str(CONFIGS / name), "--config", str(CONFIGS / "gpu" / name)]
+    assert main(["fit", *options, "--print_config"]) == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    init, first = resolved["model"]["init_args"], yaml.safe_load((CONFIGS / name).read_text())["model"]["init_args"]
+    assert second["network"]["init_args"].items() <= init["network"]["init_args"].items()
+    assert init["total_images"] == second["total_images"] < first["total_images"]
+    assert resolved["trainer"]["accelerator"] == "gpu"
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_resolved_config_parses_to_itself(name, tmp_path, capsys):
     assert main(["fit", "--config", str(CONFIGS / name), "--print_config"]) == 0
