@@ -64,6 +64,7 @@ def test_a_step_trains_and_averages(method):
     assert ours.module.images_seen == 2
     calls = ours.calls(torch.rand(2, *TINY.image_shape))
     assert set(calls) >= {"step", *(f"sample_{n}" for n in ours.evaluations)}
+    assert speed.operations(Ours(method, TINY, Variant(), CPU).calls(torch.rand(2, *TINY.image_shape))["step"]) > 0
     for n in ours.evaluations:
         assert ours.sample(3, n).shape == (3, *TINY.image_shape)
 
