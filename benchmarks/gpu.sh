@@ -40,7 +40,8 @@ train() { # NAME STEPS [OPTION ...]: fit configs/NAME.yaml and configs/gpu/NAME.
     fi
     for n in $steps; do
         "$python" main.py sample --ckpt_path "$last" --seeds "${SEEDS:-0-63}" --steps "$n" --out "$out/${name}_$n"
-        mv "$out/${name}_$n/grid.png" "$out/gpu_${name}_$n.png" && rm -r "$out/${name}_$n"
+        mv "$out/${name}_$n/grid.png" "$out/gpu_${name}_$n.png"
+        rm -r "$out/${name}_$n"
     done
     # shellcheck disable=SC2086
     "$python" main.py test --ckpt_path "$last" ${INCEPTION:+--scores.inception_weights "$INCEPTION"} ${TEST:-}
@@ -94,6 +95,9 @@ stage() {
 
 for name in "${@:-$ALL}"; do
     for one in $name; do
-        [ -e "$runs/gpu_$one.done" ] || { stage "$one" && date >"$runs/gpu_$one.done"; }
+        if [ ! -e "$runs/gpu_$one.done" ]; then
+            stage "$one" # not in a list: bash would go on past what fails in it
+            date >"$runs/gpu_$one.done"
+        fi
     done
 done
