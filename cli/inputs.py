@@ -48,7 +48,7 @@ def read_images(path: Path, resolution: int, channels: int, fault: "Fault | None
     """
     import torch
 
-    from datamodules.encoded import EncodedImages, Limits, decode_image, refuse
+    from datamodules.encoded import EncodedImages, Limits, refuse
     from datamodules.files import read_folder
 
     limits, fault = Limits(), fault or refuse
@@ -59,17 +59,15 @@ def read_images(path: Path, resolution: int, channels: int, fault: "Fault | None
         limits.check(f"--input {path}", "file_bytes", path.stat().st_size)
     else:
         raise UsageError(f"--input {path}: there is no such file or folder")
-    limits.check(found.source, "images", found.count)
-    limits.check(found.source, "memory_bytes", found.count * channels * resolution**2)
     files, images = [], []
-    for file, made in found.map(lambda name, data: decode_image(data, name, resolution, channels, limits)):
+    for file, made in found.decoded(resolution, channels, limits):
         if isinstance(made, ValueError):
             fault(file, str(made))
         else:
             files.append(file)
             images.append(torch.from_numpy(made))
     if not images:
-        raise ValueError(f"{found.source}: no images{f' among {found.ignored} files' if found.ignored else ''}")
+        raise ValueError(f"{found.source}: no image could be read")
     return files, torch.stack(images)
 
 

@@ -103,19 +103,27 @@ class EncodedImages:
         Raises:
             ValueError: there are no images, one cannot be decoded, or a limit is passed.
         """
-        if self.count == 0:
-            raise ValueError(f"{self.source}: no images{f' among {self.ignored} files' if self.ignored else ''}")
-        limits.check(self.source, "images", self.count)
-        limits.check(self.source, "memory_bytes", self.count * channels * resolution**2)
+        made = self.decoded(resolution, channels, limits)
         images = torch.empty(self.count, channels, resolution, resolution, dtype=torch.uint8)
         rows = images.numpy()
-        made = self.map(lambda name, data: decode_image(data, name, resolution, channels, limits))
         for i, (_, pixels) in enumerate(made):
             if isinstance(pixels, ValueError):
                 raise pixels
             rows[i] = pixels
         labels = None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
         return images, labels
+
+    def decoded(self, resolution: int, channels: int, limits: Limits) -> Iterator[tuple[str, np.ndarray | ValueError]]:
+        """(name, pixels (channels, resolution, resolution) uint8, or what is wrong with the image) of each, in order.
+
+        Raises:
+            ValueError: there are no images, or a limit is passed.
+        """
+        if self.count == 0:
+            raise ValueError(f"{self.source}: no images{f' among {self.ignored} files' if self.ignored else ''}")
+        limits.check(self.source, "images", self.count)
+        limits.check(self.source, "memory_bytes", self.count * channels * resolution**2)
+        return self.map(lambda name, data: decode_image(data, name, resolution, channels, limits))
 
     def map(self, make: Callable[[str, bytes], Made]) -> Iterator[tuple[str, Made | ValueError]]:
         """(name, what `make` gives for the image) of each, in order; large images by several threads.
