@@ -71,15 +71,16 @@ def sampling(shape: Shape, batch_size: int, folder: Path, device: torch.device =
         pipeline = ConsistencyModelPipeline.from_pretrained(folder, torch_dtype=dtype).to(device)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.scheduler.set_timesteps(timesteps=[SECOND, 0])
+        mine = {"ours": f}
+        if precision:
+            mine["ours compiled"] = copy.deepcopy(f)
+            mine["ours compiled"].network.compile(fullgraph=True, dynamic=False)
         levels = (f.sigma_max, float(pipeline.scheduler.sigmas[1]))
         told_steps = ({"num_inference_steps": 1}, {"num_inference_steps": None, "timesteps": [SECOND, 0]})
         for n, steps in enumerate(told_steps, 1):
-            mine = partial(ours, f, shape, batch_size, levels[:n], device, bool(precision))
-            calls[f"sample_{n}{precision}", "ours"] = mine
-            if precision:
-                compiled = copy.deepcopy(f)
-                compiled.network.compile(fullgraph=True, dynamic=False)
-                calls[f"sample_{n}{precision}", "ours compiled"] = partial(mine.func, compiled, *mine.args[1:])
+            for name, g in mine.items():
+                call = partial(ours, g, shape, batch_size, levels[:n], device, bool(precision))
+                calls[f"sample_{n}{precision}", name] = call
             calls[f"sample_{n}{precision}", "diffusers"] = partial(theirs, pipeline, batch_size, **steps)
     return calls
 
