@@ -133,7 +133,7 @@ class Case:
 def operations(call: Callable[[], Any]) -> int:
     """Floating-point operations of a call, as PyTorch counts them: two per multiply-add.
 
-    Of the second call: in the first one UFOGen's penalty is due, whose gradient within a step the counter cannot follow.
+    Of the second call: in the first UFOGen's penalty is due, whose gradient within a step the counter cannot follow.
     """
     call()
     with FlopCounterMode(display=False) as counter:

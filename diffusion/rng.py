@@ -99,7 +99,7 @@ def shared_dropout(seed: int, model: nn.Module) -> contextlib.AbstractContextMan
 
     The default generator of the model's device is seeded inside the block and restored after. Saving the CPU's
     generator alone, as openai/consistency_models does, shares nothing on a GPU. Without dropout nothing happens, and
-    `seed` is not looked at: a compiled loss would otherwise be compiled anew for every seed.
+    `seed` is not looked at.
     """
     if not has_dropout(model):
         return contextlib.nullcontext()
