@@ -26,7 +26,7 @@ from benchmarks.shapes import CPU
 from cli.data import load_data
 from cli.errors import UsageError
 from cli.restore_levels import Way
-from cli.restore_methods import INVERTING, MANY_STEP, methods_of, paired_name
+from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, PAIRED, methods_of, paired_name
 from cli.restore_operators import operator_of
 from cli.restore_run import Restored, Restorer
 from cli.restore_tasks import Damage
@@ -153,13 +153,19 @@ def numbers_of(module: Any, many: tuple[int, ...]) -> dict[str, tuple[int, ...]]
     return {name: tuple(n for n in steps if name not in INVERTING or n < 8) for name in offered}
 
 
-def rows_of(bench: Bench, seeds: Sequence[int], many: tuple[int, ...], pictures: dict[str, Tensor]) -> Iterator[Row]:
-    """All rows of a model on a task."""
+def rows_of(
+    bench: Bench,
+    seeds: Sequence[int],
+    many: tuple[int, ...],
+    pictures: dict[str, Tensor],
+    methods: Sequence[str] | None = None,
+) -> Iterator[Row]:
+    """All rows of a model on a task, or those of some methods alone."""
     for row, images in bench.beside():
         pictures[row.method] = images[:12]
         yield row
     for method, numbers in numbers_of(bench.restorer.module, many).items():
-        for steps in numbers:
+        for steps in numbers if methods is None or method in methods else ():
             way = Way(method, steps, bench.best_level(method, steps))
             for seed in seeds:
                 try:
@@ -208,6 +214,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--many", nargs="+", type=int, default=list(STEPS["many"]), help="levels of a diffusion model's methods"
     )
+    parser.add_argument(
+        "--methods", nargs="+", choices=[*FEW_STEP, *INVERTING, *MANY_STEP, *PAIRED], help="these alone (default: all)"
+    )
     parser.add_argument("--lpips", action="store_true", help="of colour images of at least 32 pixels")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", type=torch.device, default=CPU, help="of the models")
@@ -238,7 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             except UsageError as error:
                 print(f"{task}, {model}: {error}")
                 continue
-            rows += rows_of(bench, options.seeds, tuple(options.many), pictures[task])
+            rows += rows_of(bench, options.seeds, tuple(options.many), pictures[task], options.methods)
         Console(width=120).print(table([r for r in rows if r.task == task], task))
     if options.picture:
         images = pictures[options.tasks[0]]

@@ -62,3 +62,10 @@ def test_seeds_of_the_noise_differ(content):
 
 def test_the_picture_has_a_row_for_each(content):
     assert content["picture"][0] < content["picture"][1]
+
+
+def test_some_methods_alone(tmp_path, tmp_path_factory):
+    path, written = trained(tmp_path_factory.mktemp("EDM"), "DiffusionModule"), tmp_path / "x.json"
+    few = ["--tasks", "inpaint", "--count", "6", "--seeds", "0", "--many", "2", "--methods", "ddnm"]
+    restoration.main(["--checkpoints", f"EDM={path}", *few, "--json", str(written)])
+    assert {r["method"] for r in json.loads(written.read_text())["rows"]} == {"given", "clean", "ddnm"}

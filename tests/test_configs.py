@@ -124,6 +124,14 @@ def test_a_second_config_makes_a_run_of_minutes(name, capsys):
     assert resolved["trainer"]["accelerator"] == "gpu"
 
 
+def test_a_gpu_config_runs_on_a_cpu_by_the_cpu_trainer(capsys):
+    """In the precision that this machine is fast at, not in the GPU's."""
+    trainer = str(CONFIGS / "trainer" / "cpu.yaml")
+    assert main(["fit", "--config", str(CONFIGS / "ct_cifar10.yaml"), "--trainer", trainer, "--print_config"]) == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert resolved["accelerator"] == "cpu" and resolved["precision"] is None
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_the_resolved_config_parses_to_itself(name, tmp_path, capsys):
     assert main(["fit", "--config", str(CONFIGS / name), "--print_config"]) == 0
