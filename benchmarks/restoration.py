@@ -46,6 +46,8 @@ TASKS = {
     "jpeg 10": Damage("jpeg", quality=10),
 }
 STEPS = {"few": (1, 2, 4, 8), "many": (20, 100), "paired": (1, 2, 4, 8, 20, 100)}
+SHOWN = 12
+"""Images of a row of the picture."""
 LEVELS = {"zero-shot": (1.0, 2.0, 5.0), "corrected": (1.0, 2.0, 5.0), "blind": (0.1, 0.2, 0.4)}
 """First levels that are tried; the table has the best by PSNR on validation images, which are not scored."""
 
@@ -162,7 +164,7 @@ def rows_of(
 ) -> Iterator[Row]:
     """All rows of a model on a task, or those of some methods alone."""
     for row, images in bench.beside():
-        pictures[row.method] = images[:12]
+        pictures[row.method] = images[:SHOWN]
         yield row
     for method, numbers in numbers_of(bench.restorer.module, many).items():
         for steps in numbers if methods is None or method in methods else ():
@@ -173,7 +175,7 @@ def rows_of(
                 except ValueError as error:  # an operator that the method is not made for
                     print(f"{bench.task}, {bench.model}, {method}: {error}")
                     break
-                pictures[f"{bench.model}, {method} {steps}"] = images[:12]
+                pictures[f"{bench.model}, {method} {steps}"] = images[:SHOWN]
                 yield row
                 if method in INVERTING and steps == numbers[0]:
                     yield bench.run(way, seed, controlled=True)[0]
@@ -222,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", type=torch.device, default=CPU, help="of the models")
     parser.add_argument("--batch-size", type=int, default=64, help="images per forward pass")
     parser.add_argument("--json", type=Path, help="write the results here as well")
-    parser.add_argument("--picture", type=Path, help="draw 12 images by every method of the first task here")
+    parser.add_argument("--picture", type=Path, help="draw up to 12 images by every method of the first task here")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)
     paths = [item.split("=", 1) for item in options.checkpoints]
@@ -251,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         Console(width=120).print(table([r for r in rows if r.task == task], task))
     if options.picture:
         images = pictures[options.tasks[0]]
-        save_png(image_grid(torch.cat(list(images.values())), 12), options.picture)
+        save_png(image_grid(torch.cat(list(images.values())), min(SHOWN, options.count)), options.picture)
         print(f"{options.picture}, rows: {'; '.join(images)}")
     if options.json:
         private = tuple(Path(item) for item in options.checkpoints)

@@ -116,6 +116,13 @@ def pigdm(case: Case) -> "Tensor":
     return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label, sigma_data=case.sigma_data)
 
 
+def pigdm_adaptive(case: Case) -> "Tensor":
+    from tasks.gradient_guidance import pigdm as run
+
+    s = case.sigma_data
+    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label, sigma_data=s, adaptive=True)
+
+
 def dps(case: Case) -> "Tensor":
     from tasks.gradient_guidance import dps as run
 
@@ -152,6 +159,7 @@ MANY_STEP: dict[str, Callable[[Case], "Tensor"]] = {
     "ddnm": ddnm,
     "ddrm": ddrm,
     "pigdm": pigdm,
+    "pigdm-adaptive": pigdm_adaptive,
     "dps": dps,
     "repaint": repaint,
 }
@@ -189,7 +197,8 @@ def methods_of(module: Any, task: str | None = None) -> dict[str, Callable[[Case
     if task == "strokes":
         return {SDEDIT: sdedit} if many else {STROKES: strokes}
     if task == "denoise":
-        return {DENOISE: denoise_once, "ddnm": ddnm, "ddrm": ddrm, "pigdm": pigdm} if many else {DENOISE: denoise_once}
+        linear = {name: MANY_STEP[name] for name in ("ddnm", "ddrm", "pigdm", "pigdm-adaptive")}
+        return {DENOISE: denoise_once, **(linear if many else {})}
     if many:
         return MANY_STEP
     return FEW_STEP | (INVERTING if isinstance(module.ema_denoiser, BidirectionalDenoiser) else {})

@@ -34,7 +34,7 @@ def test_every_method_of_every_model(content):
         for method in ("zero-shot", "corrected", "blind", "inversion", "zigzag", "noise-space"):
             assert {(task, "BCM", method, steps) for steps in (1, 2)} <= found
         assert (task, "UFOGen", "zero-shot", 2) in found and (task, "UFOGen", "zigzag", 1) not in found
-        for method in ("ddnm", "pigdm", "dps"):
+        for method in ("ddnm", "pigdm", "pigdm-adaptive", "dps"):
             assert {(task, "EDM", method, steps) for steps in (2, 3)} <= found
     assert ("inpaint", "EDM", "ddrm", 2) in found and ("inpaint", "EDM", "repaint", 2) in found
     assert ("unblur", "EDM", "ddrm", 2) not in found  # made for equal singular values
@@ -60,8 +60,13 @@ def test_seeds_of_the_noise_differ(content):
     assert len(found) == 2 and found[0] != found[1] and statistics.fmean(found) > 5
 
 
-def test_the_picture_has_a_row_for_each(content):
-    assert content["picture"][0] < content["picture"][1]
+def test_the_picture_has_a_row_of_the_six_images_for_each(content):
+    width, height = content["picture"]
+    names = {
+        (r["model"] if r["nfe"] else "", r["method"], r["steps"]) for r in content["rows"] if r["task"] == "inpaint"
+    }
+    rows = [name for name in names if name[1] != "control"]
+    assert height / len(rows) == pytest.approx(width / 6, rel=0.05)
 
 
 def test_some_methods_alone(tmp_path, tmp_path_factory):

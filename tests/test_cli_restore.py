@@ -70,7 +70,7 @@ def test_a_bidirectional_model_has_the_few_step_methods(bcm, tmp_path, method):
     assert ("control" in found["scores"]) == (method in ("inversion", "zigzag", "noise-space"))
 
 
-@pytest.mark.parametrize("method", ["ddnm", "ddrm", "pigdm", "dps", "repaint"])
+@pytest.mark.parametrize("method", ["ddnm", "ddrm", "pigdm", "pigdm-adaptive", "dps", "repaint"])
 def test_a_diffusion_model_has_the_many_step_methods(diffusion, tmp_path, method):
     assert run(diffusion, tmp_path, "upscale", "--seeds", "0-2", "--steps", 3, "--method", method) == 0
     found = scores(tmp_path)
