@@ -62,10 +62,31 @@ class ImagesBar(ProgressBar):
             self.progress.start()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int) -> None:
-        now = time.monotonic()
-        if self.enabled and now - self.shown >= (self.every_seconds if self.progress else self.line_every_seconds):
-            self.shown = now
+        if self._due():
             self._show(pl_module, outputs)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: Method) -> None:
+        self.shown = time.monotonic()
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: Method, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Of a slow model the held-out images take minutes, at the end of a run too."""
+        if self._due():
+            line = f"held-out images: batch {batch_idx + 1:,} of {trainer.num_val_batches[dataloader_idx]:,}"
+            if self.progress is not None:
+                self.progress.update(self.task, numbers=line)
+                self.progress.refresh()
+            else:
+                print(line, flush=True)
+
+    def _due(self) -> bool:
+        """Whether it is time to show something; the clock starts anew if it is."""
+        now = time.monotonic()
+        due = self.enabled and now - self.shown >= (self.every_seconds if self.progress else self.line_every_seconds)
+        if due:
+            self.shown = now
+        return due
 
     def _show(self, pl_module: Method, outputs: Any) -> None:
         then, images = self.start
@@ -79,8 +100,8 @@ class ImagesBar(ProgressBar):
             self.progress.refresh()
         else:
             seen, total = pl_module.images_seen, pl_module.total_images
-            left = (total - seen) / max(speed, 1e-9)
-            print(f"{seen:,} of {total:,} images ({seen / total:.0%})  {numbers}  {left:,.0f} s left", flush=True)
+            left = f"  {(total - seen) / speed:,.0f} s left" if speed > 0 else ""
+            print(f"{seen:,} of {total:,} images ({seen / total:.0%})  {numbers}{left}", flush=True)
 
     def on_train_end(self, trainer: Trainer, pl_module: Method) -> None:
         if self.progress is not None:
