@@ -36,7 +36,7 @@ class Problem:
         """What is left of them as images (N, C, H, W) uint8."""
         from diffusion.pixels import to_uint8
 
-        return to_uint8(self.operator.pseudo_inverse(self.y).clamp(-1, 1))
+        return to_uint8(self.operator.shown(self.y).clamp(-1, 1))
 
     def scores(
         self, images: "Tensor", truth: "Tensor | None" = None, lpips: "Perceptual | None" = None

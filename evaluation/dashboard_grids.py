@@ -128,7 +128,7 @@ class SampleGrids(Callback):
         noise = ImageNoise(range(len(x0)), pl_module.image_shape, x0.device)
         y = pl_module.operator.observe(x0, noise)
         restored = pl_module.restore(y, noise, steps, label if pl_module.num_classes else None)
-        thrice = torch.stack([x0, pl_module.operator.pseudo_inverse(y), restored])[:, : 2 * COLUMNS]
+        thrice = torch.stack([x0, pl_module.operator.shown(y), restored])[:, : 2 * COLUMNS]
         rows = [row for some in thrice.split(COLUMNS, dim=1) for row in some]
         picture = image_grid(torch.cat(rows), min(COLUMNS, len(x0)), self.min_side)
         show(writer, pl_module, f"restored/{evaluations(steps)}", picture)

@@ -22,6 +22,9 @@ class Operator(Protocol):
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """An image (B, C, H, W) of a measurement."""
 
+    def shown(self, y: Tensor) -> Tensor:
+        """A measurement as an image (B, C, H, W) to look at."""
+
     def known_part(self, x: Tensor) -> Tensor:
         """The part of x that the measurement tells."""
 

@@ -52,6 +52,9 @@ class Operator(Protocol):
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 with what is known replaced."""
 
+    def shown(self, y: Tensor) -> Tensor:
+        """A measurement as an image (B, C, H, W) to look at."""
+
 
 @dataclass(frozen=True, eq=False)
 class LinearOperator(ABC):
@@ -101,6 +104,10 @@ class LinearOperator(ABC):
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """Replace what is known: x0 - P x0 + A^+ y, the image nearest to x0 that is measured as y."""
         return x0 - self.known_part(x0) + self.pseudo_inverse(y)
+
+    def shown(self, y: Tensor) -> Tensor:
+        """A measurement as an image (B, C, H, W) to look at: the pseudo-inverse, unless that looks strange."""
+        return self.pseudo_inverse(y)
 
     def observe(self, x: Tensor, noise: Callable[[], Tensor]) -> Tensor:
         """A x + sigma_y z. One draw (B, C, H, W) of `noise`, of which z is the corner in the shape of A x."""
@@ -205,6 +212,10 @@ class Grey(LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self._weights(y) * y
+
+    def shown(self, y: Tensor) -> Tensor:
+        """Three equal channels; the pseudo-inverse is green and purple."""
+        return y.expand(-1, 3, -1, -1)
 
     @staticmethod
     def _weights(x: Tensor) -> Tensor:

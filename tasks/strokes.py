@@ -63,3 +63,7 @@ class Strokes:
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """y itself."""
         return y
+
+    def shown(self, y: Tensor) -> Tensor:
+        """y itself."""
+        return y

@@ -121,6 +121,19 @@ def test_grey():
     torch.testing.assert_close(Grey().measure(images()), expected)
 
 
+@each
+def test_a_measurement_is_shown_as_an_image_that_is_measured_as_it(operator):
+    """All but the grey one as the pseudo-inverse, which would colour it."""
+    y = operator.measure(images())
+    shown = operator.shown(y)
+    assert shown.shape == images().shape
+    if isinstance(operator, Grey):
+        assert torch.equal(shown[:, 0], shown[:, 1]) and torch.equal(shown[:, 1], shown[:, 2])
+        torch.testing.assert_close(operator.measure(shown), sum(GREY_WEIGHTS) * y)
+    else:
+        assert torch.equal(shown, operator.pseudo_inverse(y))
+
+
 def orthogonal(first):
     """The consistency models' Q: QR of the identity with its first column replaced, that column of positive sum."""
     matrix = torch.eye(len(first), dtype=torch.float64)
