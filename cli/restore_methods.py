@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cli.errors import UsageError
@@ -110,17 +111,13 @@ def repaint(case: Case) -> "Tensor":
     return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label)
 
 
-def pigdm(case: Case) -> "Tensor":
-    from tasks.gradient_guidance import pigdm as run
-
-    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label, sigma_data=case.sigma_data)
-
-
-def pigdm_adaptive(case: Case) -> "Tensor":
+def pigdm(case: Case, adaptive: bool = False) -> "Tensor":
     from tasks.gradient_guidance import pigdm as run
 
     s = case.sigma_data
-    return run(case.denoise, case.operator, case.y, case.levels, case.noise, case.label, sigma_data=s, adaptive=True)
+    return run(
+        case.denoise, case.operator, case.y, case.levels, case.noise, case.label, sigma_data=s, adaptive=adaptive
+    )
 
 
 def dps(case: Case) -> "Tensor":
@@ -159,7 +156,7 @@ MANY_STEP: dict[str, Callable[[Case], "Tensor"]] = {
     "ddnm": ddnm,
     "ddrm": ddrm,
     "pigdm": pigdm,
-    "pigdm-adaptive": pigdm_adaptive,
+    "pigdm-adaptive": partial(pigdm, adaptive=True),
     "dps": dps,
     "repaint": repaint,
 }

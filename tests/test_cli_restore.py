@@ -10,9 +10,14 @@ from PIL import Image
 from small_runs import config, fit
 from test_cli_image_to_image import pixels, trained
 
+from cli.restore_methods import MANY_STEP, Case
 from datamodules import DigitsDataModule
 from datamodules.encoded import Limits
+from diffusion.rng import ImageNoise
+from lightning_modules import load_denoiser
 from main import main
+from tasks.gradient_guidance import pigdm
+from tasks.operators import AveragePool
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +80,22 @@ def test_a_diffusion_model_has_the_many_step_methods(diffusion, tmp_path, method
     assert run(diffusion, tmp_path, "upscale", "--seeds", "0-2", "--steps", 3, "--method", method) == 0
     found = scores(tmp_path)
     assert found["nfe"] == (30 if method == "repaint" else 3) and found["levels"][-1] == pytest.approx(0.002)
+
+
+def test_the_weight_of_pigdm(diffusion):
+    """By name w = t^2, or the paper's r^2."""
+    model, operator = load_denoiser(diffusion), AveragePool(2)
+    y, levels, label = torch.full((2, 1, 4, 4), 0.3), (2.0, 0.5), torch.tensor([3, 7])
+
+    def draw():
+        return ImageNoise([0, 1], (1, 8, 8))
+
+    s = model.sigma_data
+    for name, adaptive in (("pigdm", False), ("pigdm-adaptive", True)):
+        case = Case(model, operator, y, draw(), label, levels, 0.1, model.sigma_min, model.sigma_max, s)
+        expected = pigdm(model, operator, y, levels, draw(), label, sigma_data=s, adaptive=adaptive)
+        other = pigdm(model, operator, y, levels, draw(), label, sigma_data=s, adaptive=not adaptive)
+        assert torch.equal(MANY_STEP[name](case), expected) and not torch.equal(expected, other)
 
 
 @pytest.mark.parametrize("task", ["unblur", "jpeg"])

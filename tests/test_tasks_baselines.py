@@ -100,6 +100,20 @@ def test_ddnm_is_pigdm_with_the_jacobian_one(operator):
     torch.testing.assert_close(whole, other, rtol=0, atol=1e-8)
 
 
+@pytest.mark.parametrize(("adaptive", "expected"), [(False, 1.0), (True, 0.0)])
+def test_how_far_pigdm_pulls_correlated_pixels(adaptive, expected):
+    """High up, along variances k that are not s^2, all known: k/s^2 times the residual for w = t^2, nothing for r^2."""
+    k = torch.tensor([0.01, S**2, 4.0, 200.0], dtype=torch.float64).repeat(16).reshape(1, 1, 8, 8)
+
+    def mean(x, sigma, label=None):
+        return k / (k + sigma**2) * x
+
+    y, x, t = images(), 1e5 * images(1), 1e5
+    everything = Inpainting(torch.ones(8, 8, dtype=torch.bool))
+    pulled = PiGDMDenoise(mean, everything, y, S, adaptive)(x, t) - mean(x, t)
+    torch.testing.assert_close(pulled, expected * k / S**2 * (y - mean(x, t)), rtol=1e-6, atol=1e-6)
+
+
 def test_ddnm_without_trajectory_noise_is_ancestral_of_fresh_noise():
     """eta = 1: x = x0' + s z, spelled out; it is the few-step algorithm over D, with s for sqrt(s^2 - eps^2)."""
     operator, z, levels = OPERATORS[0], noise(), (5.0, 1.0, 0.2)
