@@ -32,8 +32,9 @@ from cli.restore_run import Restored, Restorer
 from cli.restore_tasks import Damage
 from cli.restore_trial import Judge, Trial
 from cli.run_files import read_text, run_config
-from evaluation.features import extract, feature_network_for
+from evaluation.features import feature_network_for
 from evaluation.grids import image_grid, save_png
+from evaluation.real_features import FOLDER, real_features
 from evaluation.restoration import Perceptual, psnr
 from lightning_modules.checkpoint import load_module
 
@@ -240,7 +241,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if judge is None:
                 network = feature_network_for(module.image_shape)
                 images, labels = data.uint8_images("train")
-                judge = Judge(network, extract(network, images))
+                judge = Judge(network, real_features(network, images, Path("runs") / FOLDER))
                 network.check(judge.reference, labels)
             if options.lpips and lpips is None:
                 lpips = Perceptual(module.image_shape)

@@ -58,7 +58,7 @@ def blind(case: Case) -> "Tensor":
     """Noise and denoise, without a look at what was done."""
     from diffusion.samplers import image_to_image
 
-    start = case.operator.pseudo_inverse(case.y)
+    start = case.operator.shown(case.y)
     return image_to_image(case.denoise, start, case.levels, case.noise, case.label, case.low)
 
 
@@ -66,14 +66,14 @@ def control(case: Case) -> "Tensor":
     """One evaluation at the level of the small noise: what a perfect model would make of an inversion."""
     from diffusion.samplers import image_to_image
 
-    start = case.operator.pseudo_inverse(case.y)
+    start = case.operator.shown(case.y)
     return image_to_image(case.denoise, start, (max(case.small, case.low),), case.noise, case.label, case.low)
 
 
 def inversion(case: Case) -> "Tensor":
     from tasks.bidirectional import restore_by_inversion as run
 
-    start, path = case.operator.pseudo_inverse(case.y), (case.small, case.high)
+    start, path = case.operator.shown(case.y), (case.small, case.high)
     return run(case.denoise, start, path, case.noise, case.label, way_back=case.levels[1:], sigma_min=case.low)
 
 

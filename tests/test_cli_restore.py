@@ -10,14 +10,14 @@ from PIL import Image
 from small_runs import config, fit
 from test_cli_image_to_image import pixels, trained
 
-from cli.restore_methods import MANY_STEP, Case
+from cli.restore_methods import FEW_STEP, INVERTING, MANY_STEP, Case, control
 from datamodules import DigitsDataModule
 from datamodules.encoded import Limits
 from diffusion.rng import ImageNoise
 from lightning_modules import load_denoiser
 from main import main
 from tasks.gradient_guidance import pigdm
-from tasks.operators import AveragePool
+from tasks.operators import AveragePool, Grey
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +96,20 @@ def test_the_weight_of_pigdm(diffusion):
         expected = pigdm(model, operator, y, levels, draw(), label, sigma_data=s, adaptive=adaptive)
         other = pigdm(model, operator, y, levels, draw(), label, sigma_data=s, adaptive=not adaptive)
         assert torch.equal(MANY_STEP[name](case), expected) and not torch.equal(expected, other)
+
+
+@pytest.mark.parametrize("method", [FEW_STEP["blind"], INVERTING["inversion"], control])
+def test_blind_ways_start_from_what_one_sees(method):
+    """A grey photograph in colourising, not the green and purple image that its pseudo-inverse is."""
+    seen = []
+
+    def denoise(x, sigma, label=None, target=None):
+        seen.append(x)
+        return x
+
+    grey, levels = torch.linspace(-1, 1, 32).reshape(2, 1, 4, 4), (1.2e-3, 1.1e-3)
+    method(Case(denoise, Grey(), grey, ImageNoise([0, 1], (3, 4, 4)), None, levels, 1.1e-3, 1e-3, 80.0, 0.5))
+    assert (seen[0] - grey).abs().max() < 6e-3 < (seen[0] - Grey().pseudo_inverse(grey)).abs().max()
 
 
 @pytest.mark.parametrize("task", ["unblur", "jpeg"])
