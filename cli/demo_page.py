@@ -217,14 +217,12 @@ def _results(place: int, model: Model) -> tuple[gr.Markdown, gr.Image, gr.Image,
                 "height": 240,
                 "min_width": 150,
                 "format": "png",
+                "elem_classes": "sharp",
             }
-            given = gr.Image(label="Given", elem_id=f"given{place}", elem_classes="sharp", **options)
-            made = gr.Image(label="Made", elem_id=f"made{place}", elem_classes="sharp", **options)
+            given = gr.Image(label="Given", elem_id=f"given{place}", **options)
+            made = gr.Image(label="Made", elem_id=f"made{place}", **options)
             noise = gr.Image(
-                label="Noise it inverts to",
-                elem_id=f"noise{place}",
-                visible=model.bidirectional,
-                **options,
+                label="Noise it inverts to", elem_id=f"noise{place}", visible=model.bidirectional, **options
             )
     return words, given, made, noise
 

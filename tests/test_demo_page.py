@@ -143,7 +143,8 @@ def cut_off(page):
     """Names of what is shown in part, or over something else."""
     return page.evaluate(
         """() => {
-            const box = e => e.getBoundingClientRect(), pictures = [...document.querySelectorAll(".sharp img")];
+            const box = e => e.getBoundingClientRect();
+            const pictures = [...document.querySelectorAll("[id^=given] img, [id^=made] img, [id^=noise] img")];
             const bad = pictures.filter(e => {
                 const block = e.closest(".block"), [mine, all] = [box(e), box(block)];
                 const label = box(block.querySelector("label"));
@@ -192,7 +193,7 @@ def test_strokes_become_an_image_and_edits_another_class(shown):
     stroke(page, (0, 0), (7, 0))
     said = run(page)
     given, made = images_of(page, "given0", "made0")
-    assert (given[:2] == 255).all() and (made != given).any() and "noised and generated" in said[0]
+    assert (given[:2] == 255).all() and (made != given).any() and "strokes, levels" in said[0]
     choose(page, "task", "Edit")
     page.wait_for_selector("#target input")
     choose(page, "target", "3")
