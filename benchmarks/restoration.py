@@ -13,7 +13,7 @@ and, under what inverts, of the control stand beside.
 import argparse
 import contextlib
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -37,20 +37,28 @@ from evaluation.grids import image_grid, save_png
 from evaluation.real_features import FOLDER, real_features
 from evaluation.restoration import Perceptual, psnr
 from lightning_modules.checkpoint import load_module
+from tasks.masks import half_mask, random_mask
 
-TASKS = {
-    "inpaint": Damage("inpaint"),
-    "upscale 2": Damage("upscale", factor=2),
-    "upscale 4": Damage("upscale", factor=4),
-    "unblur": Damage("unblur"),
-    "colourise": Damage("colourise"),
-    "jpeg 10": Damage("jpeg", quality=10),
+TASKS: dict[str, Callable[[int, int], Damage]] = {
+    "inpaint": lambda height, width: Damage("inpaint"),
+    "inpaint half": lambda height, width: Damage("inpaint", half_mask(height, width)),
+    "inpaint random": lambda height, width: Damage("inpaint", random_mask(height, width, kept=0.3)),
+    "upscale 2": lambda height, width: Damage("upscale", factor=2),
+    "upscale 2 noisy": lambda height, width: Damage("upscale", factor=2, noise=0.1),
+    "upscale 2 bicubic": lambda height, width: Damage("upscale", factor=2, bicubic=True),
+    "upscale 4": lambda height, width: Damage("upscale", factor=4),
+    "unblur": lambda height, width: Damage("unblur"),
+    "colourise": lambda height, width: Damage("colourise"),
+    "jpeg 10": lambda height, width: Damage("jpeg", quality=10),
 }
+"""What was done to images of so many pixels."""
 STEPS = {"few": (1, 2, 4, 8), "many": (20, 100), "paired": (1, 2, 4, 8, 20, 100)}
 SHOWN = 12
 """Images of a row of the picture."""
 LEVELS = {"zero-shot": (1.0, 2.0, 5.0), "corrected": (1.0, 2.0, 5.0), "blind": (0.1, 0.2, 0.4)}
 """First levels that are tried; the table has the best by PSNR on validation images, which are not scored."""
+SMALL = (0.05, 0.1, 0.2, 0.4, 0.8)
+"""Levels of the small noise that are tried likewise, of the methods that invert."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +69,7 @@ class Row:
         task, model, method: names; method "given", "clean" and "control" are the rows beside.
         steps: noise levels visited; None where nothing is.
         level: the first of them.
+        small: level of the small noise, of the methods that invert.
         seed: of the noise.
         nfe: counted.
         milliseconds: per image.
@@ -76,6 +85,7 @@ class Row:
     nfe: float
     milliseconds: float | None
     scores: dict[str, float]
+    small: float | None = None
 
 
 class Bench:
@@ -111,7 +121,7 @@ class Bench:
     ):
         self.model, self.task, self.images, self.judge, self.count = model, task, images, judge, count
         self.lpips, self.restorer = lpips, Restorer(module.to(device), device, batch_size)
-        self.operator = operator_of(TASKS[task], module)
+        self.operator = operator_of(TASKS[task](*module.image_shape[1:]), module)
         self.labels = labels if module.num_classes else None
 
     def trial(self, first: int = 0, seed: int = 0) -> Trial:
@@ -123,8 +133,10 @@ class Bench:
         trial = self.trial(seed=seed)
         made: Restored = (self.restorer.control if controlled else self.restorer.restore)(trial.problem, way)
         scores, milliseconds = trial.scores(made.images, self.judge, self.lpips), 1000 * made.seconds_per_image
-        levels = made.levels
-        row = Row(self.task, self.model, made.method, len(levels), levels[0], seed, made.nfe, milliseconds, scores)
+        levels, small = made.levels, way.small if way.method in INVERTING else None
+        row = Row(
+            self.task, self.model, made.method, len(levels), levels[0], seed, made.nfe, milliseconds, scores, small
+        )
         return row, made.images
 
     def beside(self) -> list[tuple[Row, Tensor]]:
@@ -135,14 +147,16 @@ class Bench:
             for name, x in trial.beside().items()
         ]
 
-    def best_level(self, method: str, steps: int) -> float | None:
-        """The first level with the best PSNR on other images; None for the method's own."""
+    def best_way(self, method: str, steps: int) -> Way:
+        """The first level, or that of the small noise, with the best PSNR on other images; or the method's own."""
+        levels: tuple[Way, ...] = tuple(Way(method, steps, level) for level in LEVELS.get(method, ()))
+        smalls = tuple(Way(method, steps, small=small) for small in SMALL if method in INVERTING)
         tried, trial = {}, self.trial(first=self.count)
-        for level in LEVELS.get(method, ()):
-            with contextlib.suppress(UsageError):  # a ladder that has not so many rungs below
-                made = self.restorer.restore(trial.problem, Way(method, steps, level))
-                tried[level] = float(psnr(made.images, trial.truth).mean())
-        return max(tried, key=lambda level: tried[level]) if tried else None
+        for way in levels + smalls:
+            with contextlib.suppress(UsageError):  # a ladder that has not so many rungs below, or too much noise
+                made = self.restorer.restore(trial.problem, way)
+                tried[way] = float(psnr(made.images, trial.truth).mean())
+        return max(tried, key=lambda way: tried[way]) if tried else Way(method, steps)
 
 
 def numbers_of(module: Any, many: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
@@ -169,13 +183,13 @@ def rows_of(
         yield row
     for method, numbers in numbers_of(bench.restorer.module, many).items():
         for steps in numbers if methods is None or method in methods else ():
-            way = Way(method, steps, bench.best_level(method, steps))
-            for seed in seeds:
-                try:
-                    row, images = bench.run(way, seed)
-                except ValueError as error:  # an operator that the method is not made for
-                    print(f"{bench.task}, {bench.model}, {method}: {error}")
-                    break
+            try:
+                way = bench.best_way(method, steps)
+                made = [bench.run(way, seed) for seed in seeds]
+            except ValueError as error:  # an operator that the method is not made for
+                print(f"{bench.task}, {bench.model}, {method}: {error}")
+                continue
+            for seed, (row, images) in zip(seeds, made, strict=True):
                 pictures[f"{bench.model}, {method} {steps}"] = images[:SHOWN]
                 yield row
                 if method in INVERTING and steps == numbers[0]:
@@ -188,7 +202,7 @@ def table(rows: Sequence[Row], task: str) -> Any:
 
     names = list(rows[0].scores)
     shown = Table(title=task)
-    for heading in ("model", "method", "levels", "from", "NFE", "ms", *names):
+    for heading in ("model", "method", "levels", "from", "small", "NFE", "ms", *names):
         shown.add_column(heading, justify="left" if heading in ("model", "method") else "right")
     for key in dict.fromkeys((r.model if r.nfe else "", r.method, r.steps) for r in rows):
         here = [r for r in rows if (r.model if r.nfe else "", r.method, r.steps) == key]
@@ -197,7 +211,7 @@ def table(rows: Sequence[Row], task: str) -> Any:
         shown.add_row(
             *key[:2],
             "" if first.steps is None else str(first.steps),
-            "" if first.level is None else f"{first.level:g}",
+            *("" if value is None else f"{value:g}" for value in (first.level, first.small)),
             f"{first.nfe:g}",
             f"{statistics.median(timed):.3g}" if timed else "",
             *(f"{statistics.fmean(r.scores[name] for r in here):.4g}" for name in names),

@@ -36,10 +36,10 @@ def task_of(operator: Any) -> str | None:
             return "denoise" if operator.mask.all() else "inpaint"
         case Grey():
             return "colourise"
-        case AveragePool():
-            return "upscale"
         case Separable() if operator.rows.shape[0] == operator.rows.shape[1]:
             return "unblur"
+        case AveragePool() | Separable():
+            return "upscale"
         case JPEG():
             return "jpeg"
     return None

@@ -1,6 +1,6 @@
 """What `restore` undoes: the tasks by the names that a user gives them, and the operator of each."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +32,11 @@ class Damage:
         task: of `TASKS`.
         mask: (H, W) bool, True where pixels are kept; the central box is hidden by default. Of inpaint alone.
         factor: of upscale; 2 by default.
+        bicubic: upscale undoes bicubic down-sampling, in the place of means of factor x factor pixels.
         blur: standard deviation in pixels, of unblur; 1 by default.
         quality: 1 to 95, of jpeg; 10 by default.
         level: standard deviation of the noise, of denoise, which has no default.
+        noise: standard deviation of the noise in a measurement of another task, of images in [-1, 1]; not of jpeg.
     """
 
     task: str
@@ -43,12 +45,14 @@ class Damage:
     blur: float | None = None
     quality: int | None = None
     level: float | None = None
+    bicubic: bool = False
+    noise: float = 0.0
 
     @property
     def told(self) -> bool:
         """Whether it says more than the task."""
         said = (self.mask, self.factor, self.blur, self.quality)
-        return self.task == "denoise" or any(value is not None for value in said)
+        return self.task == "denoise" or self.bicubic or self.noise > 0 or any(value is not None for value in said)
 
     def operator(self, shape: tuple[int, int, int]) -> Any:
         """The operator for images of a shape (C, H, W).
@@ -57,7 +61,12 @@ class Damage:
             UsageError: the mask or a number does not fit.
         """
         try:
-            return self._operator(*shape)
+            operator = self._operator(*shape)
+            if not self.noise:
+                return operator
+            if self.noise < 0 or self.task in ("jpeg", "strokes", "denoise"):
+                raise ValueError(f"noise {self.noise:g}: it must be >= 0, and {self.task} takes none beside it")
+            return replace(operator, sigma_y=self.noise)
         except ValueError as error:
             raise UsageError(str(error)) from None
 
@@ -67,7 +76,7 @@ class Damage:
         from tasks.jpeg import JPEG
         from tasks.masks import box_mask
         from tasks.operators import AveragePool, Grey, Inpainting
-        from tasks.separable import gaussian_blur
+        from tasks.separable import bicubic, gaussian_blur
         from tasks.strokes import Strokes
 
         match self.task:
@@ -81,7 +90,7 @@ class Damage:
                 factor = self.factor or FACTOR
                 if height % factor or width % factor:
                     raise ValueError(f"factor {factor} does not divide images of {height} x {width} pixels")
-                return AveragePool(factor)
+                return bicubic(height, width, factor) if self.bicubic else AveragePool(factor)
             case "unblur":
                 return gaussian_blur(height, width, BLUR if self.blur is None else self.blur, threshold=0.05)
             case "denoise":

@@ -4,10 +4,17 @@ import json
 import statistics
 
 import pytest
+import torch
 from PIL import Image
 from test_cli_image_to_image import trained
 
 from benchmarks import restoration
+from cli.restore_levels import Way
+from cli.restore_run import observed
+from datamodules import DigitsDataModule
+from diffusion.pixels import to_uint8
+from evaluation.restoration import psnr
+from lightning_modules.checkpoint import load_module
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +29,7 @@ def content(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(restoration, "STEPS", {"few": (1, 2), "many": (2, 3), "paired": (1, 3)})
         patch.setattr(restoration, "LEVELS", {"zero-shot": (1.0, 2.0)})
+        patch.setattr(restoration, "SMALL", (0.05, 0.2, 90.0))
         options = ["--tasks", "inpaint", "unblur", "--count", "6", "--seeds", "0", "1"]
         files = ["--json", str(folder / "x.json"), "--picture", str(folder / "x.png")]
         restoration.main(["--checkpoints", *paths, *options, *files])
@@ -49,8 +57,9 @@ def test_rows_beside(content):
     given = next(r for r in rows if r["method"] == "given")
     assert clean["scores"]["psnr"] == 60 > given["scores"]["psnr"] and given["scores"]["consistency"] == 60
     controls = [r for r in rows if r["method"] == "control"]
-    assert len(controls) == 3 * 2 and {r["nfe"] for r in controls} == {1} and {r["level"] for r in controls} == {0.1}
-    assert {r["seed"] for r in controls} == {0, 1}
+    assert len(controls) == 3 * 2 and {r["nfe"] for r in controls} == {1} and {r["seed"] for r in controls} == {0, 1}
+    inverting = [r for r in rows if r["method"] in ("inversion", "zigzag", "noise-space") and r["steps"] == 1]
+    assert [r["level"] for r in controls] == [r["small"] for r in controls] == [r["small"] for r in inverting]
 
 
 def test_seeds_of_the_noise_differ(content):
@@ -74,3 +83,32 @@ def test_some_methods_alone(tmp_path, tmp_path_factory):
     few = ["--tasks", "inpaint", "--count", "6", "--seeds", "0", "--many", "2", "--methods", "ddnm"]
     restoration.main(["--checkpoints", f"EDM={path}", *few, "--json", str(written)])
     assert {r["method"] for r in json.loads(written.read_text())["rows"]} == {"given", "clean", "ddnm"}
+
+
+def test_the_small_noise_is_the_one_that_restores_other_images_best(tmp_path_factory):
+    """Levels that no method can have are left out."""
+    module = load_module(trained(tmp_path_factory.mktemp("best"), "BCMModule"))
+    images, _ = DigitsDataModule().uint8_images("test")
+    bench = restoration.Bench("BCM", module, "unblur", images, None, None, 6)
+    trial = bench.trial(first=6)
+    found = {
+        small: float(
+            psnr(bench.restorer.restore(trial.problem, Way("inversion", 1, small=small)).images, trial.truth).mean()
+        )
+        for small in restoration.SMALL
+    }
+    assert len(set(found.values())) > 1
+    assert bench.best_way("inversion", 1) == Way("inversion", 1, small=max(found, key=lambda small: found[small]))
+
+
+@pytest.mark.parametrize("task", sorted(restoration.TASKS))
+def test_what_was_done_to_images(task):
+    """Every task's damage takes something away, and differs from the others."""
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    given = {}
+    for name, damage in restoration.TASKS.items():
+        operator = damage(8, 8).operator((3, 8, 8))
+        given[name] = operator.shown(observed(operator, to_uint8(x), [0, 1]))
+    mine = given.pop(task)
+    assert mine.shape[-2:] == (8, 8) and (mine - x).abs().max() > 0.1
+    assert all(not torch.equal(mine, other) for other in given.values())
