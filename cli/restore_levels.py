@@ -9,6 +9,8 @@ from cli.restore_methods import DENOISE, INVERTING, SDEDIT, STROKES, method_name
 
 FIRST = {"blind": 0.3}
 """First noise level of the methods that do not start at 2; what inverts goes up to sigma_max."""
+UP_TO_THE_TOP = ("inversion", "noise-space")
+"""Methods whose first level is sigma_max."""
 PAPER = (5.38, 2.24, 256)
 """Levels of stroke-guided generation for images of 256 pixels (arXiv 2303.01469, app. D)."""
 
@@ -21,8 +23,8 @@ class Way:
         method: of `cli.restore_methods`; the model's default.
         steps: noise levels visited, one evaluation each; 4 by default, 2 for strokes, and 20 for a diffusion model and
             one that was trained for the task.
-        level: the first of them; 2 by default, blind 0.3, of a diffusion model and of what inverts sigma_max, of
-            strokes 5.38 times the side over 256. Of denoise that of the noise.
+        level: the first of them; 2 by default, blind 0.3, of a diffusion model sigma_max, of strokes 5.38 times the side
+            over 256. Of denoise that of the noise. Inversion and noise-space go up to sigma_max and take none.
         small: level of the noise that is amplified, of the methods that invert.
     """
 
@@ -37,7 +39,8 @@ def levels_for(way: Way, module: Any, task: str | None = None) -> tuple[float, .
     on pairs its own.
 
     Raises:
-        UsageError: the first is none of the model's, or the small noise is not below all of them.
+        UsageError: the first is none of the model's, or is told where it has no effect; or the small noise is not below
+            all of them.
     """
     low, high = module.denoiser.sigma_min, module.denoiser.sigma_max
     method, many = method_named(way.method, module, task), gives_mean(module)
@@ -46,6 +49,8 @@ def levels_for(way: Way, module: Any, task: str | None = None) -> tuple[float, .
             raise UsageError(f"level {way.level:g}: {type(module).__name__} starts where its training did")
         return tuple(module.levels(way.steps or 20))
     level = way.level
+    if level is not None and method in UP_TO_THE_TOP:
+        raise UsageError(f"level {level:g}: {method} goes up to sigma_max; what it begins with is its small noise")
     if task == "denoise":
         noise = noise_level(way, module)
         if method == DENOISE:
@@ -76,7 +81,7 @@ def first_level(method: str, many: bool, module: Any) -> float:
     """
     if method in (STROKES, SDEDIT):
         return PAPER[0] * module.image_shape[1] / PAPER[2]
-    if many or method in ("inversion", "noise-space"):
+    if many or method in UP_TO_THE_TOP:
         return module.denoiser.sigma_max
     return FIRST.get(method, 2.0)
 

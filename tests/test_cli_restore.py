@@ -173,6 +173,8 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys)
         ("jpeg", ("--quality", 96), "quality=96"),
         ("unblur", ("--blur", 0), "std=0.0"),
         ("inpaint", ("--level", 90), "level 90: it must lie above sigma_min"),
+        ("unblur", ("--level", 5, "--method", "inversion"), "level 5: inversion goes up to sigma_max"),
+        ("inpaint", ("--level", 5, "--method", "noise-space"), "level 5: noise-space goes up to sigma_max"),
         (
             "inpaint",
             ("--small", 3, "--method", "zigzag"),
