@@ -52,7 +52,7 @@ TASKS: dict[str, Callable[[int, int], Damage]] = {
     "jpeg 10": lambda height, width: Damage("jpeg", quality=10),
 }
 """What was done to images of so many pixels."""
-STEPS = {"few": (1, 2, 4, 8), "many": (20, 100), "paired": (1, 2, 4, 8, 20, 100)}
+STEPS = {"few": (1, 2, 4, 8), "many": (4, 8, 20, 100), "paired": (1, 2, 4, 8, 20, 100)}
 SHOWN = 12
 """Images of a row of the picture."""
 LEVELS = {"zero-shot": (1.0, 2.0, 5.0), "corrected": (1.0, 2.0, 5.0), "blind": (0.1, 0.2, 0.4)}
@@ -165,7 +165,8 @@ def numbers_of(module: Any, many: tuple[int, ...]) -> dict[str, tuple[int, ...]]
     if paired_name(module) is not None:
         return dict.fromkeys(offered, STEPS["paired"])
     if offered is MANY_STEP:
-        return {name: many if name != "repaint" else many[:1] for name in offered}
+        few = tuple(n for n in many if n <= 20)  # RePaint evaluates every level ten times
+        return {name: many if name != "repaint" else few for name in offered}
     steps = tuple(n for n in STEPS["few"] if ladder is None or n < ladder.steps)
     return {name: tuple(n for n in steps if name not in INVERTING or n < 8) for name in offered}
 
