@@ -23,8 +23,8 @@ class Way:
         method: of `cli.restore_methods`; the model's default.
         steps: noise levels visited, one evaluation each; 4 by default, 2 for strokes, and 20 for a diffusion model and
             one that was trained for the task.
-        level: the first of them; 2 by default, blind 0.3, of a diffusion model sigma_max, of strokes 5.38 times the side
-            over 256. Of denoise that of the noise. Inversion and noise-space go up to sigma_max and take none.
+        level: the first of them; 2 by default, blind 0.3, of a diffusion model sigma_max, of strokes 5.38 times the
+            side over 256. Of denoise that of the noise. Inversion and noise-space go up to sigma_max and take none.
         small: level of the noise that is amplified, of the methods that invert.
     """
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from test_cli_image_to_image import trained
 
-from benchmarks import restoration
+from benchmarks import restoration, restoration_table
 from cli.restore_levels import Way
 from cli.restore_run import observed
 from datamodules import DigitsDataModule
@@ -112,3 +112,35 @@ def test_what_was_done_to_images(task):
     mine = given.pop(task)
     assert mine.shape[-2:] == (8, 8) and (mine - x).abs().max() > 0.1
     assert all(not torch.equal(mine, other) for other in given.values())
+
+
+def test_the_table_of_several_files(tmp_path, capsys):
+    """Means over the seeds; a row that two files have is the first one's; what stands beside has no model."""
+
+    def row(method, steps, seed, psnr, nfe=1.0, task="inpaint", **other):
+        scores = {"consistency": 60.0, "psnr": psnr, "ssim": 0.5, "fd_digits": 1.0}
+        place = {"task": task, "model": "CT", "method": method, "steps": steps, "level": 2.0, "seed": seed, "nfe": nfe}
+        return place | {"milliseconds": 3.0 if nfe else None, "scores": scores, "small": None} | other
+
+    first = [row("given", None, 0, 10.0, 0.0, level=None), *(row("zero-shot", 1, i, 20.0 + i) for i in range(3))]
+    second = [row("given", None, 0, 99.0, 0.0, level=None), row("zero-shot", 1, 0, 99.0), row("zero-shot", 2, 0, 30.0)]
+    paths = [tmp_path / "1.json", tmp_path / "2.json"]
+    for path, rows in zip(paths, (first, [*second, row("ddnm", 4, 0, 1.0, task="unblur")]), strict=True):
+        path.write_text(json.dumps({"rows": rows}))
+    restoration_table.main([*map(str, paths), "--leave-out", "fd_digits"])
+    assert capsys.readouterr().out.splitlines() == [
+        "### inpaint",
+        "",
+        "| model | method | levels | from | small | NFE | ms | PSNR | SSIM | known |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "|  | given |  |  |  | 0 |  | 10.0 | 0.500 | 60.0 |",
+        "| CT | zero-shot | 1 | 2 |  | 1 | 3 | 21.0 ± 1 | 0.500 | 60.0 |",
+        "| CT | zero-shot | 2 | 2 |  | 1 | 3 | 30.0 | 0.500 | 60.0 |",
+        "",
+        "### unblur",
+        "",
+        "| model | method | levels | from | small | NFE | ms | PSNR | SSIM | known |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        "| CT | ddnm | 4 | 2 |  | 1 | 3 | 1.0 | 0.500 | 60.0 |",
+        "",
+    ]
