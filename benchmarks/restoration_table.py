@@ -1,9 +1,9 @@
 """The results of `benchmarks.restoration` as Markdown: every row of a task, means and deviations over the seeds.
 
-    python -m benchmarks.restoration_table benchmarks/results/restoration_digits.json > TABLES.md
+    python -m benchmarks.restoration_table benchmarks/results/restoration_digits.json --figure PNG > TABLES.md
 
 Several files of one kind of image make one table a task; what was given and the clean images are taken from the first
-that has the task.
+that has the task. The figure has PSNR against the number of network evaluations.
 """
 
 import argparse
@@ -80,15 +80,46 @@ def table(rows: dict[Key, list[dict[str, Any]]], leave_out: Sequence[str] = ()) 
         )
 
 
+def figure(tasks: dict[str, dict[Key, list[dict[str, Any]]]], path: Path) -> None:
+    """PSNR by network evaluations, means over the seeds: a panel for each task, a colour for each model, a marker for
+    each method; dotted what was given."""
+    from matplotlib.figure import Figure
+
+    keys = [(model, method) for rows in tasks.values() for model, method, _ in rows if model and method != "control"]
+    models, methods = (list(dict.fromkeys(names)) for names in zip(*keys, strict=True))
+    panels = Figure(figsize=(4.6 * len(tasks), 4.6), dpi=90, layout="constrained")
+    lines: dict[tuple[str, str], Any] = {}
+    for axis, (task, rows) in zip(panels.subplots(1, len(tasks), squeeze=False)[0], tasks.items(), strict=True):
+        curves: dict[tuple[str, str], list[tuple[float, float]]] = {}
+        for (model, method, _), same in rows.items():
+            point = same[0]["nfe"], statistics.fmean(row["scores"]["psnr"] for row in same)
+            if method == "given":
+                axis.axhline(point[1], color="grey", linestyle=":", linewidth=1)
+            elif (model, method) in keys:
+                curves.setdefault((model, method), []).append(point)
+        for (model, method), points in curves.items():
+            marker = "os^DvPX*<>ph"[methods.index(method) % 12]
+            style = {"marker": marker, "color": f"C{models.index(model)}", "ms": 5, "lw": 1}
+            (lines[model, method],) = axis.plot(*zip(*sorted(points), strict=True), **style)
+        axis.set(title=task, xscale="log", xlabel="network evaluations", ylabel="PSNR, dB")
+    labels = [f"{model}, {method}" for model, method in lines]
+    panels.legend(lines.values(), labels, loc="outside right center", fontsize=8)
+    panels.savefig(path)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--leave-out", nargs="+", default=[], metavar="SCORE", help="e.g. fd of too few images")
+    parser.add_argument("--figure", type=Path, help="draw PSNR against the network evaluations here")
     options = parser.parse_args(argv)
     files = [json.loads(path.read_text()) for path in options.files]
-    for task, rows in rows_by_task(files).items():
+    tasks = rows_by_task(files)
+    for task, rows in tasks.items():
         print(f"### {task}\n\n" + "\n".join(table(rows, options.leave_out)) + "\n")
+    if options.figure:
+        figure(tasks, options.figure)
 
 
 if __name__ == "__main__":

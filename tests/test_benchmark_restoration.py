@@ -127,7 +127,9 @@ def test_the_table_of_several_files(tmp_path, capsys):
     paths = [tmp_path / "1.json", tmp_path / "2.json"]
     for path, rows in zip(paths, (first, [*second, row("ddnm", 4, 0, 1.0, task="unblur")]), strict=True):
         path.write_text(json.dumps({"rows": rows}))
-    restoration_table.main([*map(str, paths), "--leave-out", "fd_digits"])
+    picture = tmp_path / "figure.png"
+    restoration_table.main([*map(str, paths), "--leave-out", "fd_digits", "--figure", str(picture)])
+    assert Image.open(picture).size[0] > 1.5 * Image.open(picture).size[1]  # two panels
     assert capsys.readouterr().out.splitlines() == [
         "### inpaint",
         "",
