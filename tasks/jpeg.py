@@ -70,6 +70,10 @@ class Quality(ABC):
         """J(x), which is no projection."""
         return self.measure(x)
 
+    def unknown_part(self, x: Tensor) -> Tensor:
+        """0: J has no null space, and of noise, which it clips and rounds, it tells nothing."""
+        return torch.zeros_like(x)
+
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 - J(x0) + y. J of that is near y, not equal to it: J is no projector."""
         return x0 - self.measure(x0) + y

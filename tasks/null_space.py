@@ -28,7 +28,7 @@ from torch import Tensor
 from diffusion.denoisers import Denoise
 from diffusion.grids import check_descending
 from diffusion.solvers import ancestral_step
-from tasks.operators import LinearOperator, Operator, isotropic
+from tasks.operators import LinearOperator, Operator, isotropic, linear
 
 Noise = Callable[[], Tensor]
 
@@ -179,7 +179,7 @@ def _ddnm_step(operator: Operator, y: Tensor, x0: Tensor, w: Tensor, s: float, r
 
 def repaint(
     denoise: Denoise,
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     sigmas: Sequence[float],
     noise: Noise,
@@ -201,20 +201,24 @@ def repaint(
 
     Args:
         denoise: a posterior mean.
-        operator: A.
+        operator: A, linear.
         y: the measurement; it is met exactly, its noise too.
         sigmas: descending levels.
         noise: called 1 + len(sigmas) (3 repeats - 1) times.
         label: (B,) or None.
         repeats: evaluations a level, >= 1. With 1 it is badly biased, however many levels there are.
+
+    Raises:
+        ValueError: the operator is not linear; repeats below 1.
     """
     check_repeats(repeats)
+    projector = linear(operator, "RePaint")
     steps, known = steps_of(sigmas), operator.pseudo_inverse(y)
     x = known + sigmas[0] * noise()
     for t, s in steps:
         for again in range(repeats, 0, -1):
             unknown = ancestral_from(denoise(x, t, label), x, t, s, noise, eta=1.0)
-            x = unknown + operator.known_part(s * noise() - unknown) + known
+            x = unknown + projector.known_part(s * noise() - unknown) + known
             if again > 1:
                 x = x + math.sqrt(t**2 - s**2) * noise()
     return x

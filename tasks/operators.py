@@ -49,6 +49,9 @@ class Operator(Protocol):
     def known_part(self, x: Tensor) -> Tensor:
         """A^+ A x."""
 
+    def unknown_part(self, x: Tensor) -> Tensor:
+        """What of x a measurement does not tell, whatever x is: images or noise of any level."""
+
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 with what is known replaced."""
 
@@ -101,6 +104,10 @@ class LinearOperator(ABC):
         """P x = A^+ A x."""
         return self.pseudo_inverse(self.measure(x))
 
+    def unknown_part(self, x: Tensor) -> Tensor:
+        """(I - P) x."""
+        return x - self.known_part(x)
+
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """Replace what is known: x0 - P x0 + A^+ y, the image nearest to x0 that is measured as y."""
         return x0 - self.known_part(x0) + self.pseudo_inverse(y)
@@ -113,6 +120,17 @@ class LinearOperator(ABC):
         """A x + sigma_y z. One draw (B, C, H, W) of `noise`, of which z is the corner in the shape of A x."""
         y = self.measure(x)
         return y + self.sigma_y * noise()[:, : y.shape[1], : y.shape[2], : y.shape[3]]
+
+
+def linear(operator: Operator, algorithm: str) -> LinearOperator:
+    """The operator as one whose P = A^+ A projects anything, noise of any level too.
+
+    Raises:
+        ValueError: it is not linear, for which the algorithm is not made.
+    """
+    if not isinstance(operator, LinearOperator):
+        raise ValueError(f"{type(operator).__name__}: {algorithm} is for linear operators, for it projects noise")
+    return operator
 
 
 def isotropic(operator: Operator, algorithm: str) -> float:

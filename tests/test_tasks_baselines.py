@@ -238,6 +238,8 @@ def test_ddim_inversion():
             r"Separable: DDNM\+ is for",
         ),
         (lambda a, y: repaint(PRIOR.mean, a, y, (1.0,), noise(), repeats=0), "repeats=0"),
+        (lambda a, y: repaint(PRIOR.mean, JPEG(10), y, (1.0,), noise()), "JPEG: RePaint is for linear operators"),
+        (lambda a, y: sdedit(PRIOR.mean, y, (1.0,), noise(), keep=JPEG(10)), "JPEG: SDEdit's keep is for linear op"),
         (lambda a, y: dps(PRIOR.mean, a, y, (1.0,), noise(), zeta=0.0), "zeta=0.0"),
         (lambda a, y: dps(PRIOR.mean, a, y, (), noise()), r"sigmas=\[\]"),
         (lambda a, y: pigdm(PRIOR.mean, a, y, (1.0, 1.0), noise()), "descending"),
