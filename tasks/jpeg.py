@@ -46,6 +46,11 @@ class Quality(ABC):
         """None: it is not linear."""
         return None
 
+    @property
+    def differentiable(self) -> "JPEGSurrogate":
+        """The surrogate of the same quality."""
+        return JPEGSurrogate(self.quality)
+
     @abstractmethod
     def measure(self, x: Tensor) -> Tensor:
         """The images (B, 1 or 3, H, W) in [-1, 1], compressed and decompressed: what is known of them."""

@@ -27,6 +27,10 @@ class Operator(Protocol):
     """What the algorithms that replace what is known need; JPEG has this face too."""
 
     @property
+    def differentiable(self) -> "Operator":
+        """What stands for it where a gradient is to pass through `measure`."""
+
+    @property
     def sigma_y(self) -> float:
         """Standard deviation of the noise in a measurement, in units of [-1, 1] images (twice that of [0, 1])."""
 
@@ -78,6 +82,11 @@ class LinearOperator(ABC):
     @abstractmethod
     def kappa(self) -> float | None:
         """The number with A A^T = kappa I, the square of all singular values; None where they differ."""
+
+    @property
+    def differentiable(self) -> "LinearOperator":
+        """Itself: the gradient of A x is A."""
+        return self
 
     @abstractmethod
     def measure(self, x: Tensor) -> Tensor:
