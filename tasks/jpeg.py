@@ -42,11 +42,6 @@ class Quality(ABC):
         return 0.0
 
     @property
-    def kappa(self) -> None:
-        """None: it is not linear."""
-        return None
-
-    @property
     def differentiable(self) -> "JPEGSurrogate":
         """The surrogate of the same quality."""
         return JPEGSurrogate(self.quality)
@@ -70,10 +65,6 @@ class Quality(ABC):
     def shown(self, y: Tensor) -> Tensor:
         """y itself."""
         return y
-
-    def known_part(self, x: Tensor) -> Tensor:
-        """J(x), which is no projection."""
-        return self.measure(x)
 
     def unknown_part(self, x: Tensor) -> Tensor:
         """0: J has no null space, and of noise, which it clips and rounds, it tells nothing."""

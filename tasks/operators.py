@@ -1,4 +1,4 @@
-"""What is known of an image: linear operators A with A A^T = kappa I, images (B, C, H, W) in [-1, 1].
+"""What is known of an image: linear operators A, here those with A A^T = kappa I; images (B, C, H, W) in [-1, 1].
 
 | operator | A x | kappa | A^+ y |
 |---|---|---|---|
@@ -34,10 +34,6 @@ class Operator(Protocol):
     def sigma_y(self) -> float:
         """Standard deviation of the noise in a measurement, in units of [-1, 1] images (twice that of [0, 1])."""
 
-    @property
-    def kappa(self) -> float | None:
-        """The number with A A^T = kappa I; None where there is none."""
-
     def measure(self, x: Tensor) -> Tensor:
         """A x, without noise."""
 
@@ -49,9 +45,6 @@ class Operator(Protocol):
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y."""
-
-    def known_part(self, x: Tensor) -> Tensor:
-        """A^+ A x."""
 
     def unknown_part(self, x: Tensor) -> Tensor:
         """What of x a measurement does not tell, whatever x is: images or noise of any level."""
@@ -79,11 +72,6 @@ class LinearOperator(ABC):
             raise ValueError(f"sigma_y={self.sigma_y}: a noise level is a number >= 0")
 
     @property
-    @abstractmethod
-    def kappa(self) -> float | None:
-        """The number with A A^T = kappa I, the square of all singular values; None where they differ."""
-
-    @property
     def differentiable(self) -> "LinearOperator":
         """Itself: the gradient of A x is A."""
         return self
@@ -100,10 +88,20 @@ class LinearOperator(ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, (B, C, H, W)."""
 
+    @abstractmethod
     def ridge_inverse(self, y: Tensor, ratio: float | Tensor) -> Tensor:
         """A^T (A A^T + ratio I)^-1 y; ratio >= 0 a number or (B, 1, 1, 1). The pseudo-inverse at 0."""
-        assert self.kappa is not None
-        return self.adjoint(y) / (self.kappa + ratio)
+
+    @abstractmethod
+    def weighted(self, x: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
+        """sum_i w(r_i) v_i v_i^T x over the known directions; P x for the weight 1.
+
+        A = sum_i s_i u_i v_i^T is the singular value decomposition, and r_i = sigma_y/s_i the noise of A^+ y along v_i.
+
+        Args:
+            x: images or noise (B, C, H, W).
+            weight: w, elementwise in r, a float64 tensor of any shape.
+        """
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y, (B, C, H, W)."""
@@ -142,20 +140,25 @@ def linear(operator: Operator, algorithm: str) -> LinearOperator:
     return operator
 
 
-def isotropic(operator: Operator, algorithm: str) -> float:
-    """The operator's kappa.
+@dataclass(frozen=True, eq=False)
+class Isotropic(LinearOperator):
+    """Operators with equal singular values, A A^T = kappa I: A^+ = A^T/kappa."""
 
-    Raises:
-        ValueError: its singular values differ, for which this form of the algorithm is not made.
-    """
-    if operator.kappa is None:
-        name = type(operator).__name__
-        raise ValueError(f"{name}: {algorithm} is for operators with equal singular values, A A^T = kappa I")
-    return operator.kappa
+    @property
+    @abstractmethod
+    def kappa(self) -> float:
+        """The square of all singular values."""
+
+    def ridge_inverse(self, y: Tensor, ratio: float | Tensor) -> Tensor:
+        return self.adjoint(y) / (self.kappa + ratio)
+
+    def weighted(self, x: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
+        r = torch.tensor(self.sigma_y / self.kappa**0.5, dtype=torch.float64)
+        return weight(r) * self.known_part(x)
 
 
 @dataclass(frozen=True, eq=False)
-class Inpainting(LinearOperator):
+class Inpainting(Isotropic):
     """Keeps the pixels where the mask is True; a measurement has the image's shape and is 0 elsewhere.
 
     Note: True is *kept*, as in DDRM; in the consistency models' paper and I2SB's code 1 is *missing*.
@@ -193,7 +196,7 @@ class Inpainting(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class AveragePool(LinearOperator):
+class AveragePool(Isotropic):
     """Means of non-overlapping p x p blocks, channel by channel: super-resolution as in arXiv 2303.01469, app. D.
 
     Args:
@@ -222,7 +225,7 @@ class AveragePool(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class Grey(LinearOperator):
+class Grey(Isotropic):
     """The grey image (B, 1, H, W) of a colour image: y = sum_c w_c x_c with `GREY_WEIGHTS` (arXiv 2303.01469, app. D).
 
     Note: y is in [-0.9999, 0.9999], since the paper's weights sum to 0.9999.
