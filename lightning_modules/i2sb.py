@@ -137,8 +137,7 @@ class I2SBModule(LightningModule):
         """x1 = image + fill (I - P) z of images A^+ y (B, C, H, W); `noise` is called once where fill > 0."""
         if self.fill == 0:
             return image
-        z = noise()
-        return image + self.fill * (z - self.operator.known_part(z))
+        return image + self.fill * self.operator.unknown_part(noise())
 
     def draw(self, x0: Tensor, position: int | None = None) -> BridgeDraws:
         """The random numbers of a step, a function of the seed and of `position`, by default the images seen."""

@@ -25,8 +25,8 @@ class Operator(Protocol):
     def shown(self, y: Tensor) -> Tensor:
         """A measurement as an image (B, C, H, W) to look at."""
 
-    def known_part(self, x: Tensor) -> Tensor:
-        """The part of x that the measurement tells."""
+    def unknown_part(self, x: Tensor) -> Tensor:
+        """The part of noise x that no measurement tells."""
 
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 with what is known replaced."""

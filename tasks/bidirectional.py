@@ -20,14 +20,14 @@ from torch import Tensor
 from diffusion.denoisers import Transport
 from diffusion.samplers import ancestral, inversion_start, invert, zigzag
 from tasks.few_step import interpolate
-from tasks.operators import LinearOperator
+from tasks.operators import Operator, linear
 
 Noise = Callable[[], Tensor]
 
 
 def zigzag_edit(
     transport: Transport,
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     rounds: Sequence[tuple[float, float]],
     noise: Noise,
@@ -49,7 +49,7 @@ def zigzag_edit(
 
     Args:
         transport: a bidirectional model.
-        operator: A; inpainting most of all.
+        operator: A; inpainting most of all. JPEG too, where nothing is filled in: x0 = y at first.
         y: the measurement.
         rounds: (small, large) levels, two evaluations each.
         noise: fresh standard normal noise, called len(rounds) + 1 times.
@@ -58,8 +58,7 @@ def zigzag_edit(
         sigma_min: the level at which trajectories end.
         limit: as in `tasks.few_step.zero_shot`.
     """
-    z = noise()
-    x0 = operator.pseudo_inverse(y) + fill * (z - operator.known_part(z))
+    x0 = operator.pseudo_inverse(y) + fill * operator.unknown_part(noise())
     for pair in rounds:
         x0 = zigzag(transport, x0, (pair,), noise, label, sigma_min).clamp(-limit, limit)
         x0 = operator.project(x0, y)
@@ -128,7 +127,7 @@ def invert_images(
 
 def noise_space_inpainting(
     transport: Transport,
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     sigmas: Sequence[float],
     noise: Noise,
@@ -148,14 +147,18 @@ def noise_space_inpainting(
     evaluations.
 
     Args:
-        operator: A.
+        operator: A, linear.
         y: the measurement.
         noise: called twice, for the initial noise and for what is drawn anew.
         limit: as in `tasks.few_step.zero_shot`.
+
+    Raises:
+        ValueError: the operator is not linear.
     """
+    projector = linear(operator, "noise-space inpainting")
     inverted = invert_images(transport, operator.pseudo_inverse(y), sigmas, noise, label, sigma_min=sigma_min)
     fresh = sigmas[-1] * noise()
-    mixed = fresh + operator.known_part(inverted - fresh)
+    mixed = fresh + projector.known_part(inverted - fresh)
     x0 = ancestral(transport, mixed, (sigmas[-1], *way_back, sigma_min), label)
     return operator.project(x0.clamp(-limit, limit), y)
 

@@ -116,7 +116,7 @@ def dps(
 
     Args:
         denoise: a posterior mean.
-        operator: A, through which a gradient passes: a linear operator or `tasks.jpeg.JPEGSurrogate`.
+        operator: A; of JPEG, through which no gradient passes, its differentiable form is taken.
         y: the measurement.
         sigmas: descending levels.
         noise: called 1 + len(sigmas) times.
@@ -124,14 +124,14 @@ def dps(
         zeta: step size, > 0.
 
     Raises:
-        ValueError: zeta is not > 0; no gradient passes through the operator.
+        ValueError: zeta is not > 0.
     """
     if not zeta > 0:
         raise ValueError(f"zeta={zeta}: the step size is > 0")
-    steps = steps_of(sigmas)
+    steps, smooth = steps_of(sigmas), operator.differentiable
     x = sigmas[0] * noise().to(y)
     for t, s in steps:
-        x0, gradient = _residual_gradient(denoise, operator, y, x, t, label)
+        x0, gradient = _residual_gradient(denoise, smooth, y, x, t, label)
         step = zeta * math.sqrt((1 + t**2) * (1 + s**2))
         x = ancestral_from(x0, x, t, s, noise, eta=1.0) - step * gradient
     return x
@@ -145,7 +145,5 @@ def _residual_gradient(
         point = x.clone().detach().requires_grad_()
         x0 = denoise(point, t, label)
         residual = torch.linalg.vector_norm((y.clone() - operator.measure(x0)).flatten(1), dim=1)
-        if not residual.requires_grad:
-            raise ValueError(f"{type(operator).__name__}: no gradient passes through it, which DPS needs")
         (gradient,) = torch.autograd.grad(residual.sum(), point)
         return x0.detach(), gradient

@@ -42,9 +42,9 @@ class Quality(ABC):
         return 0.0
 
     @property
-    def kappa(self) -> None:
-        """None: it is not linear."""
-        return None
+    def differentiable(self) -> "JPEGSurrogate":
+        """The surrogate of the same quality."""
+        return JPEGSurrogate(self.quality)
 
     @abstractmethod
     def measure(self, x: Tensor) -> Tensor:
@@ -66,9 +66,9 @@ class Quality(ABC):
         """y itself."""
         return y
 
-    def known_part(self, x: Tensor) -> Tensor:
-        """J(x), which is no projection."""
-        return self.measure(x)
+    def unknown_part(self, x: Tensor) -> Tensor:
+        """0: J has no null space, and of noise, which it clips and rounds, it tells nothing."""
+        return torch.zeros_like(x)
 
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 - J(x0) + y. J of that is near y, not equal to it: J is no projector."""

@@ -20,6 +20,7 @@ The known biases below are figures of a Gaussian prior, 8 x 8 pixels, with the e
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -28,7 +29,7 @@ from torch import Tensor
 from diffusion.denoisers import Denoise
 from diffusion.grids import check_descending
 from diffusion.solvers import ancestral_step
-from tasks.operators import LinearOperator, Operator, isotropic
+from tasks.operators import LinearOperator, Operator, linear
 
 Noise = Callable[[], Tensor]
 
@@ -56,21 +57,27 @@ def fresh_noise(x0: Tensor, x: Tensor, t: float, z: Tensor, eta: float) -> Tenso
     return eta * z + math.sqrt(1 - eta**2) * (x - x0) / t
 
 
-def start(operator: Operator, y: Tensor, sigma: float, r: float, z: Tensor) -> Tensor:
-    """A^+ y + sqrt(sigma^2 - r^2) P z + (I - P) sigma z: a point at level sigma, r being the noise of A^+ y.
+def start(operator: LinearOperator, y: Tensor, sigma: float, z: Tensor) -> Tensor:
+    """A point at level sigma: along v_i, A^+ y + sqrt(sigma^2 - r_i^2) z where that is known up to it, else sigma z.
 
     Raises:
-        ValueError: sigma is below r.
+        ValueError: sigma is below the noise of all that is known.
     """
-    if sigma < r:
-        raise ValueError(f"sigmas[0]={sigma}: the first level is below the noise {r:.3g} of what is known")
-    x = operator.pseudo_inverse(y) + sigma * z
-    return x if r == 0 else x + (math.sqrt(sigma**2 - r**2) - sigma) * operator.known_part(z)
+
+    def told(r: Tensor) -> Tensor:
+        if sigma < r.min():
+            raise ValueError(f"sigmas[0]={sigma}: the first level is below the noise {r.min():.3g} of what is known")
+        return (r <= sigma).to(r)
+
+    def less(r: Tensor) -> Tensor:
+        return torch.where(r <= sigma, (sigma**2 - r**2).clamp(min=0).sqrt(), sigma) - sigma
+
+    return operator.weighted(operator.pseudo_inverse(y), told) + sigma * z + operator.weighted(z, less)
 
 
 def ddrm(
     denoise: Denoise,
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     sigmas: Sequence[float],
     noise: Noise,
@@ -79,43 +86,53 @@ def ddrm(
     eta: float = 0.85,
     eta_b: float = 1.0,
 ) -> Tensor:
-    """DDRM (Kawar et al. 2022, arXiv 2201.11793, eq. 7 and 8) for operators with equal singular values.
+    """DDRM (Kawar et al. 2022, arXiv 2201.11793, eq. 7 and 8).
 
-    With r = sigma_y/sqrt(kappa), the noise of A^+ y, and e = (x - x0)/t, from t to s:
+    With A = sum_i s_i u_i v_i^T, r = sigma_y/s_i the noise of A^+ y along v_i, and e = (x - x0)/t, from t to s:
 
-        unknown   (I - P)[x0 + s (eta z + sqrt(1 - eta^2) e)]
-        known     s >= r:  P[(1 - eta_b) x0 + eta_b A^+ y + sqrt(s^2 - eta_b^2 r^2) z]
-                  s <  r:  P[x0 + s sqrt(1 - eta^2) (A^+ y - x0)/r + s eta z]
+        unknown         x0 + s (eta z + sqrt(1 - eta^2) e)
+        known, s >= r   (1 - eta_b) x0 + eta_b A^+ y + sqrt(s^2 - eta_b^2 r^2) z
+               s <  r   x0 + s sqrt(1 - eta^2) (A^+ y - x0)/r + s eta z
+
+    Directions with r above the first level start as unknown ones, as in the released code.
 
     Known bias: 1.12 (1.63) | .065 with 20, .18 (.57) | .024 with 100, .007 | .018 with 1000 levels. With a consistency
     model in the place of D: 2.7 | .13 with 20.
 
     Args:
         denoise: a posterior mean.
-        operator: A with A A^T = kappa I.
+        operator: A, linear.
         y: the measurement, its noise operator.sigma_y.
-        sigmas: descending levels, the first above r.
+        sigmas: descending levels, the first above the least r.
         noise: called len(sigmas) + 1 times.
         label: (B,) or None.
         eta: share of fresh noise; 0.85 is the paper's.
         eta_b: weight of the measurement; 1 is the paper's.
 
     Raises:
-        ValueError: the singular values differ, or the first level is below r.
+        ValueError: the operator is not linear, or the first level is below every r.
     """
-    r = operator.sigma_y / math.sqrt(isotropic(operator, "DDRM"))
-    steps, known = steps_of(sigmas), operator.pseudo_inverse(y)
-    x = start(operator, y, sigmas[0], r, noise())
+    projector = linear(operator, "DDRM")
+    steps, known = steps_of(sigmas), projector.pseudo_inverse(y)
+    x = start(projector, y, sigmas[0], noise())
     for t, s in steps:
         x0 = denoise(x, t, label)
         z = noise()
         unknown = x0 + s * fresh_noise(x0, x, t, z, eta)
-        if s >= r:
-            in_range = (1 - eta_b) * x0 + eta_b * known + math.sqrt(s**2 - (eta_b * r) ** 2) * z
-        else:
-            in_range = x0 + s * math.sqrt(1 - eta**2) * (known - x0) / r + s * eta * z
-        x = unknown + operator.known_part(in_range - unknown)
+        pull, spread = (partial(weight, s=s, eta=eta, eta_b=eta_b) for weight in (_ddrm_pull, _ddrm_spread))
+        in_range = projector.weighted(known - x0, pull) + projector.weighted(z, spread)
+        x = unknown + projector.known_part(x0 - unknown) + in_range
     return x
+
+
+def _ddrm_pull(r: Tensor, s: float, eta: float, eta_b: float) -> Tensor:
+    """The factor of A^+ y - x0 at level s."""
+    return torch.where(s >= r, eta_b, s * math.sqrt(1 - eta**2) / r)
+
+
+def _ddrm_spread(r: Tensor, s: float, eta: float, eta_b: float) -> Tensor:
+    """The factor of z at level s."""
+    return torch.where(s >= r, (s**2 - (eta_b * r) ** 2).clamp(min=0).sqrt(), s * eta)
 
 
 def ddnm(
@@ -131,19 +148,19 @@ def ddnm(
 ) -> Tensor:
     """DDNM, and DDNM+ where sigma_y > 0 (Wang et al. 2023, arXiv 2212.00490, algorithms 1 to 3).
 
-    With r = sigma_y/sqrt(kappa), e = (x - x0)/t, w = eta z + sqrt(1 - eta^2) e, from t to s:
+    With r = sigma_y/s_i, s_i the singular values, e = (x - x0)/t, w = eta z + sqrt(1 - eta^2) e, from t to s:
 
         x0' = x0 - lambda A^+ (A x0 - y),          lambda = min(1, s/r)
         x   = x0' + (I - P) s w + P sqrt(s^2 - lambda^2 r^2) w
 
     e is the noise that the network saw, from x0 and not from x0'. `repeats` > 1 goes back up to t by fresh noise and
-    repeats every step (time travel of length 1): `repeats` evaluations a level.
+    repeats every step (time travel of length 1): `repeats` evaluations a level. It starts as DDRM does.
 
     Known bias: .64 (1.19) | .061 with 20, .049 (.29) | .023 with 100, .010 | .018 with 1000 levels.
 
     Args:
         denoise: a posterior mean.
-        operator: A. With noise it must be linear with equal singular values; without, JPEG will do, by x0 - J(x0) + y.
+        operator: A. With noise it must be linear; without, JPEG will do, by x0 - J(x0) + y.
         y: the measurement.
         sigmas: descending levels.
         noise: called len(sigmas) + 1 times, and twice more for each repetition.
@@ -152,34 +169,32 @@ def ddnm(
         repeats: evaluations a level, >= 1.
 
     Raises:
-        ValueError: noise with an operator that is not made for it; repeats below 1.
+        ValueError: noise with an operator that is not linear; repeats below 1.
     """
     check_repeats(repeats)
-    r = operator.sigma_y and operator.sigma_y / math.sqrt(isotropic(operator, "DDNM+"))
-    steps, x = steps_of(sigmas), start(operator, y, sigmas[0], r, noise())
+    noisy = linear(operator, "DDNM+") if operator.sigma_y > 0 else None
+    steps, z = steps_of(sigmas), noise()
+    x = operator.pseudo_inverse(y) + sigmas[0] * z if noisy is None else start(noisy, y, sigmas[0], z)
     for t, s in steps:
         for again in range(repeats, 0, -1):
             x0 = denoise(x, t, label)
             w = fresh_noise(x0, x, t, noise(), eta)
-            x = _ddnm_step(operator, y, x0, w, s, r)
+            x = operator.project(x0, y) + s * w if noisy is None else _ddnm_plus_step(noisy, y, x0, w, s)
             if again > 1:
                 x = x + math.sqrt(t**2 - s**2) * noise()
     return x
 
 
-def _ddnm_step(operator: Operator, y: Tensor, x0: Tensor, w: Tensor, s: float, r: float) -> Tensor:
-    """To the level s with the noise w, that of A^+ y being r."""
-    if r == 0:
-        return operator.project(x0, y) + s * w
-    weight = min(1.0, s / r)
-    left = math.sqrt(max(0.0, s**2 - (weight * r) ** 2))
-    moved = x0 + weight * (operator.project(x0, y) - x0)
-    return moved + s * w + (left - s) * operator.known_part(w)
+def _ddnm_plus_step(operator: LinearOperator, y: Tensor, x0: Tensor, w: Tensor, s: float) -> Tensor:
+    """To the level s with the noise w. As lambda r = min(r, s), the noise that is left is sqrt(max(0, s^2 - r^2))."""
+    pull = operator.weighted(operator.pseudo_inverse(y) - x0, lambda r: torch.where(s >= r, 1.0, s / r))
+    less = operator.weighted(w, lambda r: (s**2 - r**2).clamp(min=0).sqrt() - s)
+    return x0 + pull + s * w + less
 
 
 def repaint(
     denoise: Denoise,
-    operator: LinearOperator,
+    operator: Operator,
     y: Tensor,
     sigmas: Sequence[float],
     noise: Noise,
@@ -201,20 +216,24 @@ def repaint(
 
     Args:
         denoise: a posterior mean.
-        operator: A.
+        operator: A, linear.
         y: the measurement; it is met exactly, its noise too.
         sigmas: descending levels.
         noise: called 1 + len(sigmas) (3 repeats - 1) times.
         label: (B,) or None.
         repeats: evaluations a level, >= 1. With 1 it is badly biased, however many levels there are.
+
+    Raises:
+        ValueError: the operator is not linear; repeats below 1.
     """
     check_repeats(repeats)
+    projector = linear(operator, "RePaint")
     steps, known = steps_of(sigmas), operator.pseudo_inverse(y)
     x = known + sigmas[0] * noise()
     for t, s in steps:
         for again in range(repeats, 0, -1):
             unknown = ancestral_from(denoise(x, t, label), x, t, s, noise, eta=1.0)
-            x = unknown + operator.known_part(s * noise() - unknown) + known
+            x = unknown + projector.known_part(s * noise() - unknown) + known
             if again > 1:
                 x = x + math.sqrt(t**2 - s**2) * noise()
     return x

@@ -1,4 +1,4 @@
-"""What is known of an image: linear operators A with A A^T = kappa I, images (B, C, H, W) in [-1, 1].
+"""What is known of an image: linear operators A, here those with A A^T = kappa I; images (B, C, H, W) in [-1, 1].
 
 | operator | A x | kappa | A^+ y |
 |---|---|---|---|
@@ -27,12 +27,12 @@ class Operator(Protocol):
     """What the algorithms that replace what is known need; JPEG has this face too."""
 
     @property
-    def sigma_y(self) -> float:
-        """Standard deviation of the noise in a measurement, in units of [-1, 1] images (twice that of [0, 1])."""
+    def differentiable(self) -> "Operator":
+        """What stands for it where a gradient is to pass through `measure`."""
 
     @property
-    def kappa(self) -> float | None:
-        """The number with A A^T = kappa I; None where there is none."""
+    def sigma_y(self) -> float:
+        """Standard deviation of the noise in a measurement, in units of [-1, 1] images (twice that of [0, 1])."""
 
     def measure(self, x: Tensor) -> Tensor:
         """A x, without noise."""
@@ -46,8 +46,8 @@ class Operator(Protocol):
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y."""
 
-    def known_part(self, x: Tensor) -> Tensor:
-        """A^+ A x."""
+    def unknown_part(self, x: Tensor) -> Tensor:
+        """What of x a measurement does not tell, whatever x is: images or noise of any level."""
 
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """x0 with what is known replaced."""
@@ -72,9 +72,9 @@ class LinearOperator(ABC):
             raise ValueError(f"sigma_y={self.sigma_y}: a noise level is a number >= 0")
 
     @property
-    @abstractmethod
-    def kappa(self) -> float | None:
-        """The number with A A^T = kappa I, the square of all singular values; None where they differ."""
+    def differentiable(self) -> "LinearOperator":
+        """Itself: the gradient of A x is A."""
+        return self
 
     @abstractmethod
     def measure(self, x: Tensor) -> Tensor:
@@ -88,10 +88,20 @@ class LinearOperator(ABC):
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y, (B, C, H, W)."""
 
+    @abstractmethod
     def ridge_inverse(self, y: Tensor, ratio: float | Tensor) -> Tensor:
         """A^T (A A^T + ratio I)^-1 y; ratio >= 0 a number or (B, 1, 1, 1). The pseudo-inverse at 0."""
-        assert self.kappa is not None
-        return self.adjoint(y) / (self.kappa + ratio)
+
+    @abstractmethod
+    def weighted(self, x: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
+        """sum_i w(r_i) v_i v_i^T x over the known directions; P x for the weight 1.
+
+        A = sum_i s_i u_i v_i^T is the singular value decomposition, and r_i = sigma_y/s_i the noise of A^+ y along v_i.
+
+        Args:
+            x: images or noise (B, C, H, W).
+            weight: w, elementwise in r, a float64 tensor of any shape.
+        """
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
         """A^+ y, (B, C, H, W)."""
@@ -100,6 +110,10 @@ class LinearOperator(ABC):
     def known_part(self, x: Tensor) -> Tensor:
         """P x = A^+ A x."""
         return self.pseudo_inverse(self.measure(x))
+
+    def unknown_part(self, x: Tensor) -> Tensor:
+        """(I - P) x."""
+        return x - self.known_part(x)
 
     def project(self, x0: Tensor, y: Tensor) -> Tensor:
         """Replace what is known: x0 - P x0 + A^+ y, the image nearest to x0 that is measured as y."""
@@ -115,20 +129,36 @@ class LinearOperator(ABC):
         return y + self.sigma_y * noise()[:, : y.shape[1], : y.shape[2], : y.shape[3]]
 
 
-def isotropic(operator: Operator, algorithm: str) -> float:
-    """The operator's kappa.
+def linear(operator: Operator, algorithm: str) -> LinearOperator:
+    """The operator as one whose P = A^+ A projects anything, noise of any level too.
 
     Raises:
-        ValueError: its singular values differ, for which this form of the algorithm is not made.
+        ValueError: it is not linear, for which the algorithm is not made.
     """
-    if operator.kappa is None:
-        name = type(operator).__name__
-        raise ValueError(f"{name}: {algorithm} is for operators with equal singular values, A A^T = kappa I")
-    return operator.kappa
+    if not isinstance(operator, LinearOperator):
+        raise ValueError(f"{type(operator).__name__}: {algorithm} is for linear operators, for it projects noise")
+    return operator
 
 
 @dataclass(frozen=True, eq=False)
-class Inpainting(LinearOperator):
+class Isotropic(LinearOperator):
+    """Operators with equal singular values, A A^T = kappa I: A^+ = A^T/kappa."""
+
+    @property
+    @abstractmethod
+    def kappa(self) -> float:
+        """The square of all singular values."""
+
+    def ridge_inverse(self, y: Tensor, ratio: float | Tensor) -> Tensor:
+        return self.adjoint(y) / (self.kappa + ratio)
+
+    def weighted(self, x: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
+        r = torch.tensor(self.sigma_y / self.kappa**0.5, dtype=torch.float64)
+        return weight(r) * self.known_part(x)
+
+
+@dataclass(frozen=True, eq=False)
+class Inpainting(Isotropic):
     """Keeps the pixels where the mask is True; a measurement has the image's shape and is 0 elsewhere.
 
     Note: True is *kept*, as in DDRM; in the consistency models' paper and I2SB's code 1 is *missing*.
@@ -166,7 +196,7 @@ class Inpainting(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class AveragePool(LinearOperator):
+class AveragePool(Isotropic):
     """Means of non-overlapping p x p blocks, channel by channel: super-resolution as in arXiv 2303.01469, app. D.
 
     Args:
@@ -195,7 +225,7 @@ class AveragePool(LinearOperator):
 
 
 @dataclass(frozen=True, eq=False)
-class Grey(LinearOperator):
+class Grey(Isotropic):
     """The grey image (B, 1, H, W) of a colour image: y = sum_c w_c x_c with `GREY_WEIGHTS` (arXiv 2303.01469, app. D).
 
     Note: y is in [-0.9999, 0.9999], since the paper's weights sum to 0.9999.

@@ -14,7 +14,7 @@ from diffusion.grids import check_ascending
 from diffusion.samplers import add_initial_noise
 from diffusion.solvers import Step, euler_step, solve
 from tasks.null_space import ancestral_from, steps_of
-from tasks.operators import LinearOperator
+from tasks.operators import Operator, linear
 
 Noise = Callable[[], Tensor]
 
@@ -26,7 +26,7 @@ def sdedit(
     noise: Noise,
     label: Tensor | None = None,
     *,
-    keep: LinearOperator | None = None,
+    keep: Operator | None = None,
 ) -> Tensor:
     """SDEdit (Meng et al. 2022, arXiv 2108.01073, algorithms 2 and 3): noise a guide to sigmas[0], generate from there.
 
@@ -44,14 +44,18 @@ def sdedit(
         sigmas: descending levels, one evaluation each; the first decides between the guide and realism.
         noise: called len(sigmas) + 1 times.
         label: (B,) or None.
-        keep: what of the guide is kept; None for nothing.
+        keep: what of the guide is kept, by a linear operator; None for nothing.
+
+    Raises:
+        ValueError: `keep` is not linear.
     """
+    kept = None if keep is None else linear(keep, "SDEdit's keep")
     steps, e = steps_of(sigmas), noise()
     x = x0 + sigmas[0] * e
     for t, s in steps:
         x = ancestral_from(denoise(x, t, label), x, t, s, noise, eta=1.0)
-        if keep is not None:
-            x = keep.project(x, keep.measure(add_initial_noise(x0, s, lambda: e)))
+        if kept is not None:
+            x = kept.project(x, kept.measure(add_initial_noise(x0, s, lambda: e)))
     return x
 
 

@@ -44,10 +44,6 @@ class Separable(LinearOperator):
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold}: a share of the largest singular value lies in (0, 1)")
 
-    @property
-    def kappa(self) -> None:
-        return None
-
     @cached_property
     def factors(self) -> tuple[SVD, SVD]:
         """Of R and of C."""
@@ -71,6 +67,12 @@ class Separable(LinearOperator):
         r, c = (SVD(*(part.to(y) for part in svd)) for svd in self.factors)
         s = torch.outer(r.s, c.s)
         return r.v @ (r.u.T @ y @ c.u * (s / (s**2 + ratio))) @ c.v.T
+
+    def weighted(self, x: Tensor, weight: Callable[[Tensor], Tensor]) -> Tensor:
+        r, c = self.factors
+        weights = weight(self.sigma_y / torch.outer(r.s, c.s)).to(x)
+        rows, columns = r.v.to(x), c.v.to(x)
+        return rows @ (rows.T @ x @ columns * weights) @ columns.T
 
 
 def bicubic(height: int, width: int, p: int, *, sigma_y: float = 0.0) -> Separable:

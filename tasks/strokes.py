@@ -38,11 +38,6 @@ class Strokes:
         """0: a painter adds no noise."""
         return 0.0
 
-    @property
-    def kappa(self) -> None:
-        """None: it is not linear."""
-        return None
-
     def measure(self, x: Tensor) -> Tensor:
         """Paintings of images (B, 1 or 3, H, W) in [-1, 1], of the same shape."""
         if x.shape[1] not in (1, 3):

@@ -31,7 +31,7 @@ TASKS = {
         "seeds": 2,
     },
     "small ones": {"task": "upscale", "factor": 4, "ways": {"zero-shot": [1]}, "level": 3.0, "images": 12, "seeds": 1},
-    "blurred": {"task": "unblur", "ways": {"ddrm": [2]}, "images": 12, "seeds": 1},
+    "saved": {"task": "jpeg", "ways": {"ddrm": [2]}, "images": 12, "seeds": 1},
 }
 METHODS = {
     "BCM": {"config": "bcm.yaml", "steps": [1]},
@@ -143,10 +143,10 @@ def test_numbers_in_the_csv(whole, content):
 def test_the_report_shows_them(whole):
     text = (whole / "out" / "report.html").read_text()
     section = text[text.index("Restoration</h2>") : text.index("Training</h2>")]
-    assert re.findall("<h3>(.*?)</h3>", section) == ["holes", "small ones", "blurred"]
+    assert re.findall("<h3>(.*?)</h3>", section) == ["holes", "small ones", "saved"]
     assert len(re.findall("<img", section)) == 15 and section.count("<table>") == 3
     assert "control of noise-space" in section and "what was given, returned as it is" in section
-    assert "EDM: no blurred by ddrm with 2 levels" in text and "equal singular values" in text
+    assert "EDM: no saved by ddrm with 2 levels" in text and "JPEG: DDRM is for linear operators" in text
 
 
 @pytest.mark.slow

@@ -63,6 +63,13 @@ def test_what_is_lost_is_filled_with_noise():
     assert not torch.equal(x1, module.draw(x0, position=5).x1) and torch.equal(x1, module.draw(x0).x1)
 
 
+def test_a_jpeg_is_filled_with_nothing():
+    """What a codec keeps of noise, which it clips, is no projection of it."""
+    operator, x0 = JPEG(10), torch.rand(2, 3, 8, 8) * 2 - 1
+    module = I2SBModule(lambda *a, **k: MLP(*a, width=8, depth=1, **k), (3, 8, 8), operator, 100, fill=0.7)
+    assert torch.equal(module.draw(x0).x1, operator.measure(x0))
+
+
 @pytest.mark.parametrize("make", [i2sb, palette])
 def test_what_is_known_is_kept_where_that_is_asked_for(make):
     mask, noise = torch.tensor([[True, False], [True, True]]), [ImageNoise([0, 1], SHAPE) for _ in range(2)]

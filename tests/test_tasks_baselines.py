@@ -1,6 +1,7 @@
 """Multi-step restoration: identities and evaluations. The Gaussian oracle is in test_tasks_oracle.py."""
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -9,13 +10,15 @@ from gaussian_posterior import GaussianPrior, karras, keeping, rbf
 from oracles import GaussianDenoise, SmallNetwork, gaussian_data, orders
 from test_samplers import Counted, Noise
 
+from cli.restore_methods import Case
+from cli.restore_methods import dps as restore_dps
 from diffusion.denoisers import EDMDenoiser
 from diffusion.rng import ImageNoise
 from diffusion.sde_samplers import DDIM, DDPM
 from diffusion.solvers import euler_step, heun_step
 from tasks.few_step import Constrained
 from tasks.gradient_guidance import PiGDMDenoise, dps, pigdm
-from tasks.jpeg import JPEG, JPEGSurrogate
+from tasks.jpeg import JPEG
 from tasks.masks import box_mask
 from tasks.null_space import ddnm, ddrm, repaint
 from tasks.operators import AveragePool, Grey, Inpainting
@@ -26,6 +29,7 @@ S, EPS, TOP = 0.5, 0.002, 80.0
 SHAPE = (3, 8, 8)
 PRIOR = GaussianPrior(torch.kron(0.6 + 0.4 * torch.eye(3, dtype=torch.float64), rbf(8) + 0.005 * torch.eye(64)), SHAPE)
 OPERATORS = [Inpainting(box_mask(8, 8)), AveragePool(4), Grey(), bicubic(8, 8, 2), gaussian_blur(8, 8, 0.7)]
+NAMES = ["box", "pooling", "grey", "bicubic", "blur"]
 METHODS = {
     "ddrm": ddrm,
     "ddnm": ddnm,
@@ -72,18 +76,16 @@ def test_evaluations_labels_and_a_batch_of_one(name):
 
 
 @pytest.mark.parametrize("name", ["ddrm", "ddnm", "repaint", "sdedit"])
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: f"{type(o).__name__}-{o.kappa}")
+@pytest.mark.parametrize("operator", OPERATORS, ids=NAMES)
 def test_what_is_known_is_the_measurement(name, operator):
     """Without noise, those that replace it meet it at last; a blur up to what lies below its threshold."""
-    if name == "ddrm" and operator.kappa is None:
-        return
     y = operator.measure(images().float())
     restored = (METHODS | {"sdedit": keeping})[name](PRIOR.mean, operator, y, karras(8), ImageNoise([0, 1, 2], SHAPE))
     lost = 2e-3 if operator is OPERATORS[-1] else 0
     assert restored.dtype == torch.float32 and (operator.measure(restored) - y).abs().max() <= 1e-6 + lost
 
 
-@pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: f"{type(o).__name__}-{o.kappa}")
+@pytest.mark.parametrize("operator", OPERATORS, ids=NAMES)
 def test_ddnm_is_pigdm_with_the_jacobian_one(operator):
     """At weight r^2: the estimates are equal, and so is the whole loop, with e = (x - x0')/t, of DDNM's estimate."""
     y, x = operator.measure(images()), images(1) * 3
@@ -148,6 +150,74 @@ def test_the_variance_of_what_is_known_under_noise(name, operator):
         assert known.square().sum().item() / (4000 * dimensions) == pytest.approx(level**2, rel=0.05)
 
 
+def dense_ddrm(denoise, operator, y, sigmas, z, eta, eta_b):
+    """Eq. 7 and 8 number by number, in the coordinates of a singular value decomposition of the whole matrix."""
+    u, values, vt = torch.linalg.svd(PRIOR.matrix(operator))
+    s = torch.zeros(len(vt), dtype=torch.float64)
+    s[: len(values)] = values.where(values > 1e-9, 0)
+    ybar = torch.zeros(len(y), len(vt), dtype=torch.float64)
+    ybar[:, : len(values)] = y.flatten(1) @ u[:, : len(values)]
+    x = torch.empty_like(ybar)
+    drawn = z().flatten(1) @ vt.T
+    for i, s_i in enumerate(s.tolist()):
+        r = operator.sigma_y / s_i if s_i else math.inf
+        told = r <= sigmas[0]
+        x[:, i] = ybar[:, i] / s_i + math.sqrt(sigmas[0] ** 2 - r**2) * drawn[:, i] if told else sigmas[0] * drawn[:, i]
+    for t, level in zip(sigmas, (*sigmas[1:], 0.0), strict=True):
+        x0 = denoise((x @ vt).reshape(-1, *SHAPE), t).flatten(1) @ vt.T
+        drawn = z().flatten(1) @ vt.T
+        for i, s_i in enumerate(s.tolist()):
+            old, fresh = math.sqrt(1 - eta**2) * level, eta * level * drawn[:, i]
+            if s_i == 0:
+                x[:, i] = x0[:, i] + old * (x[:, i] - x0[:, i]) / t + fresh
+            elif level < (r := operator.sigma_y / s_i):
+                x[:, i] = x0[:, i] + old * (ybar[:, i] / s_i - x0[:, i]) / r + fresh
+            else:
+                spread = math.sqrt(level**2 - (eta_b * r) ** 2)
+                x[:, i] = (1 - eta_b) * x0[:, i] + eta_b * ybar[:, i] / s_i + spread * drawn[:, i]
+    return (x @ vt).reshape(-1, *SHAPE)
+
+
+@pytest.mark.parametrize(("sigma_y", "eta_b"), [(0.0, 1.0), (0.1, 1.0), (0.1, 0.6), (0.5, 1.0)])
+@pytest.mark.parametrize("operator", OPERATORS, ids=NAMES)
+def test_ddrm_is_the_papers_equations_by_a_dense_decomposition(operator, sigma_y, eta_b):
+    """With levels above and below the noise r of A^+ y, and, of the blur, r above the first level too."""
+    operator, levels = replace(operator, sigma_y=sigma_y), (2.5, 1.0, 0.3, 0.05)
+    y = operator.observe(images(), noise())
+    made = ddrm(PRIOR.mean, operator, y, levels, noise(), eta=0.8, eta_b=eta_b)
+    torch.testing.assert_close(
+        made, dense_ddrm(PRIOR.mean, operator, y, levels, noise(), 0.8, eta_b), rtol=0, atol=1e-7
+    )
+
+
+@pytest.mark.parametrize("operator", OPERATORS, ids=NAMES)
+def test_a_step_of_ddrm_to_a_level_below_the_noise_of_what_is_known(operator):
+    """By hand, s < r: the mean over z is x0 + sqrt(1 - eta^2) s (A^+ y - x0)/r, and z adds eta s z, so that y's noise r
+    and z together make the level's variance s^2."""
+    s, eta = 0.02, 0.6
+    operator = replace(operator, sigma_y=0.1)
+    first, truth, seen = 200.0, images(), []
+
+    def right(x, sigma, label=None):
+        seen.append(x)
+        return truth
+
+    def made(y, z):
+        seen.clear()
+        ddrm(right, operator, y, (first, s), z, eta=eta)
+        return operator.known_part(seen[1])
+
+    clean, z = operator.measure(truth), noise()
+    torch.testing.assert_close(
+        made(clean, lambda: torch.zeros(3, *SHAPE, dtype=torch.float64)), operator.known_part(truth)
+    )
+    drawn = made(clean, z) - operator.known_part(truth)
+    torch.testing.assert_close(drawn, eta * s * operator.known_part(z.drawn[1]), rtol=0, atol=1e-9)
+    moved = made(clean + operator.measure(images(7)), lambda: torch.zeros(3, *SHAPE, dtype=torch.float64))
+    share = operator.weighted(images(7), lambda r: math.sqrt(1 - eta**2) * s / r)
+    torch.testing.assert_close(moved - operator.known_part(truth), share, rtol=0, atol=1e-9)
+
+
 def test_repaint_without_an_unknown_part_and_ddpm():
     """With all known it gives the measurement; and of the unknown part alone it makes DDPM's steps."""
     everything = Inpainting(torch.ones(8, 8, dtype=torch.bool))
@@ -186,17 +256,28 @@ def test_dps_step():
 
 
 def test_jpeg():
-    """By x0 - J(x0) + y where no gradient is needed, by the surrogate where one is."""
+    """By x0 - J(x0) + y where no gradient of J is needed."""
     shape, model = (3, 16, 16), GaussianDenoise(S)
     truth = gaussian_data(2, S, shape).clamp(-1, 1)
-    real, surrogate = JPEG(10), JPEGSurrogate(10)
-    y = real.measure(truth)
+    y = JPEG(10).measure(truth)
     for method in (ddnm, pigdm):
-        restored = method(model, real, y, karras(6), Noise(2, shape))
+        restored = method(model, JPEG(10), y, karras(6), Noise(2, shape))
         assert restored.isfinite().all() and (restored - truth).abs().mean() < 1
-    assert dps(model, surrogate, y, karras(6), Noise(2, shape), zeta=0.01).isfinite().all()
-    with pytest.raises(ValueError, match="JPEG: no gradient passes through it"):
-        dps(model, real, y, karras(6), Noise(2, shape))
+
+
+def test_dps_moves_a_jpeg_towards_the_measurement():
+    """As `restore` runs it, with zeta = 1: by the surrogate's gradient, and judged by the real codec. Without guidance,
+    DDPM from the same noise, the distance is that of any image."""
+    shape, model, operator, levels = (3, 16, 16), GaussianDenoise(S), JPEG(10), tuple(karras(20))
+    y = operator.measure(gaussian_data(2, S, shape).clamp(-1, 1))
+    case = Case(model, operator, y, Noise(2, shape), None, levels, 0.1, EPS, TOP, S)
+    z = Noise(2, shape)
+    free = DDPM()(model, TOP * z(), levels, z)
+
+    def residual(x):
+        return (operator.measure(x) - y).flatten(1).norm(dim=1)
+
+    assert (residual(restore_dps(case)) < 0.5 * residual(free)).all()
 
 
 def test_ddim_inversion():
@@ -225,8 +306,8 @@ def test_ddim_inversion():
     ("call", "line"),
     [
         (
-            lambda a, y: ddrm(PRIOR.mean, OPERATORS[3], y, (1.0,), noise()),
-            "Separable: DDRM is for operators with equal",
+            lambda a, y: ddrm(PRIOR.mean, JPEG(10), y, (1.0,), noise()),
+            "JPEG: DDRM is for linear operators",
         ),
         (lambda a, y: ddrm(PRIOR.mean, Grey(sigma_y=1.0), y[:, :1], (1.0,), noise()), r"sigmas\[0\]=1.0: .* noise 1.5"),
         (lambda a, y: ddrm(PRIOR.mean, a, y, (1.0, 2.0), noise()), "descending"),
@@ -234,10 +315,12 @@ def test_ddim_inversion():
         (lambda a, y: ddnm(PRIOR.mean, a, y, (1.0,), noise(), eta=-0.1), "eta=-0.1"),
         (lambda a, y: ddnm(PRIOR.mean, a, y, (1.0,), noise(), repeats=0), "repeats=0"),
         (
-            lambda a, y: ddnm(PRIOR.mean, bicubic(8, 8, 2, sigma_y=0.1), y[..., :4, :4], (1.0,), noise()),
-            r"Separable: DDNM\+ is for",
+            lambda a, y: ddnm(PRIOR.mean, bicubic(8, 8, 2, sigma_y=2.0), y[..., :4, :4], (1.0,), noise()),
+            r"sigmas\[0\]=1.0: .* noise 4",
         ),
         (lambda a, y: repaint(PRIOR.mean, a, y, (1.0,), noise(), repeats=0), "repeats=0"),
+        (lambda a, y: repaint(PRIOR.mean, JPEG(10), y, (1.0,), noise()), "JPEG: RePaint is for linear operators"),
+        (lambda a, y: sdedit(PRIOR.mean, y, (1.0,), noise(), keep=JPEG(10)), "JPEG: SDEdit's keep is for linear op"),
         (lambda a, y: dps(PRIOR.mean, a, y, (1.0,), noise(), zeta=0.0), "zeta=0.0"),
         (lambda a, y: dps(PRIOR.mean, a, y, (), noise()), r"sigmas=\[\]"),
         (lambda a, y: pigdm(PRIOR.mean, a, y, (1.0, 1.0), noise()), "descending"),

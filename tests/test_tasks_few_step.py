@@ -31,6 +31,7 @@ from tasks.few_step import (
     zero_shot,
     zero_shot_corrected,
 )
+from tasks.jpeg import JPEG
 from tasks.masks import box_mask
 from tasks.operators import AveragePool, Grey, Inpainting
 
@@ -155,6 +156,15 @@ def test_a_zigzag_round_is_a_denoising_of_the_small_noise():
     torch.testing.assert_close(made, x0, rtol=1e-8, atol=1e-8)
 
 
+def test_a_zigzag_of_a_jpeg_starts_from_the_decoded_image():
+    """A codec has no null space that noise could fill: whatever `fill` is, the first round starts from y."""
+    operator, z = JPEG(10), noise()
+    y = operator.measure(images().clamp(-1, 1))
+    made = zigzag_edit(PRIOR, operator, y, ((0.1, 80.0),), z, fill=0.7)
+    expected = operator.project(PRIOR(y + 0.1 * z.drawn[1], 0.1).clamp(-1, 1), y)
+    torch.testing.assert_close(made, expected, rtol=1e-8, atol=1e-8)
+
+
 def test_noise_space_inpainting():
     operator, y, z = OPERATORS[0], OPERATORS[0].measure(images()), noise()
     made = noise_space_inpainting(PRIOR, operator, y, (0.3, TOP), z, limit=math.inf)
@@ -223,6 +233,10 @@ def test_strokes_and_denoising():
         (lambda: zero_shot(FLOW, Inpainting(box_mask(4, 4)), images(), (1.0,), noise()), r"mask of \(4, 4\)"),
         (lambda: restore_by_inversion(FLOW, images(), (80.0, 0.07), noise()), "ascending"),
         (lambda: zigzag_edit(FLOW, Grey(), images()[:, :1], ((1.0, 0.1),), noise()), "ascending"),
+        (
+            lambda: noise_space_inpainting(FLOW, JPEG(10), images(), (0.1, TOP), noise()),
+            "JPEG: noise-space inpainting is for linear operators",
+        ),
     ],
 )
 def test_bad_input(call, line):

@@ -1,5 +1,7 @@
 """Operators: adjoints, pseudo-inverses, projections, and that bad input is told in one line."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,22 @@ def test_the_ridge_inverse_solves_its_equation(operator):
         for i, c in enumerate(torch.as_tensor(ratio, dtype=torch.float64).flatten().expand(3)):
             solved = torch.linalg.solve(a @ a.T + c * torch.eye(len(a), dtype=torch.float64), y[i].flatten())
             made = operator.ridge_inverse(y, ratio)[i].flatten()
-            torch.testing.assert_close(made, a.T @ solved, rtol=0, atol=2e-6 if operator.kappa is None else 1e-12)
+            torch.testing.assert_close(
+                made, a.T @ solved, rtol=0, atol=2e-6 if isinstance(operator, Separable) else 1e-12
+            )
+
+
+@each
+def test_weights_of_known_directions(operator):
+    """V w(r) V^T with r = sigma_y/s of the whole matrix: P for the weight 1, sigma_y^2 times A^+ (A^+)^T for r^2."""
+    noisy, x = replace(operator, sigma_y=0.2), images()
+    torch.testing.assert_close(noisy.weighted(x, torch.ones_like), operator.known_part(x), rtol=0, atol=1e-9)
+    eye = torch.eye(3 * H * W, dtype=torch.float64).reshape(-1, *SHAPE)
+    a = operator.measure(eye).flatten(1).T
+    made = noisy.weighted(x, lambda r: 1 / r**2).flatten(1)
+    torch.testing.assert_close(made, x.flatten(1) @ a.T @ a / 0.04, rtol=0, atol=1e-3)
+    if full_rank(operator):
+        torch.testing.assert_close(made, x.flatten(1) @ a.T @ a / 0.04, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("operator", ISOTROPIC.values(), ids=ISOTROPIC.keys())
