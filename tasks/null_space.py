@@ -97,7 +97,10 @@ def ddrm(
     Directions with r above the first level start as unknown ones, as in the released code.
 
     Known bias: 1.12 (1.63) | .065 with 20, .18 (.57) | .024 with 100, .007 | .018 with 1000 levels. With a consistency
-    model in the place of D: 2.7 | .13 with 20.
+    model in the place of D: 2.7 | .12 with 20.
+
+    With sigma_y = 0.1, 20 levels: .68 (.92) | .071 (.072); bicubic by 2 .12 (.12), without noise .078 (.076); a blur of
+    1 pixel .30 (.32), where more levels do not help: .80 with 100.
 
     Args:
         denoise: a posterior mean.
@@ -157,6 +160,9 @@ def ddnm(
     repeats every step (time travel of length 1): `repeats` evaluations a level. It starts as DDRM does.
 
     Known bias: .64 (1.19) | .061 with 20, .049 (.29) | .023 with 100, .010 | .018 with 1000 levels.
+
+    With sigma_y = 0.1, 20 levels: .58 (.85) | .11 (.11); bicubic by 2 .41 (.42), without noise .068 (.068); a blur of 1
+    pixel 1.27 (1.37), where more levels do not help: 2.5 with 100.
 
     Args:
         denoise: a posterior mean.

@@ -15,6 +15,7 @@ from diffusion.grids import KarrasGrid
 from tasks.masks import box_mask
 from tasks.operators import AveragePool, Grey, Inpainting
 from tasks.sde_edit import sdedit
+from tasks.separable import bicubic, gaussian_blur
 
 
 def rbf(size: int, length: float = 1.7, std: float = 0.5) -> Tensor:
@@ -153,7 +154,10 @@ class Case:
     def __init__(self, covariance: Tensor, image_shape: tuple[int, int, int], operator):
         self.prior, self.operator = GaussianPrior(covariance, image_shape), operator
         self.truths = torch.cat([self.prior.draw(seed) for seed in range(20)])
-        self.measurements = operator.measure(self.truths)
+        generator = torch.Generator().manual_seed(2)
+        self.measurements = operator.observe(
+            self.truths, lambda: torch.randn(self.truths.shape, dtype=torch.float64, generator=generator)
+        )
 
     def distances(self, restore, draws: int) -> tuple[float, float]:
         """Exactly, of a linear method (y, noise) -> images: for the one measurement, and the mean over 20."""
@@ -187,6 +191,20 @@ def cases() -> dict[str, Case]:
         "pooling": Case(grey, (1, 8, 8), AveragePool(4)),
         "colour": Case(torch.kron(colour, small), (3, 4, 4), Grey()),
     }
+
+
+def noisy_cases() -> dict[str, Case]:
+    """The same grey pixels, of which bicubic down-sampling and a blur leave singular values that differ, with noise of
+    0.1 and, of bicubic down-sampling, without. Without noise a blur could be undone, and its posterior is a point."""
+    grey = rbf(8) + WHITE * torch.eye(64, dtype=torch.float64)
+    operators = {
+        "inpainting": Inpainting(box_mask(8, 8), sigma_y=0.1),
+        "pooling": AveragePool(4, sigma_y=0.1),
+        "bicubic": bicubic(8, 8, 2, sigma_y=0.1),
+        "clean bicubic": bicubic(8, 8, 2),
+        "blur": gaussian_blur(8, 8, 1.0, sigma_y=0.1),
+    }
+    return {name: Case(grey, (1, 8, 8), operator) for name, operator in operators.items()}
 
 
 def karras(n):
