@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
-from cli.inputs import at, given_images, in_batches, one_class, save_images, test_images, wanted_labels
+from cli.inputs import Inputs, at, check_all_done, chosen_images, in_batches, one_class, save_images, wanted_labels
 from cli.inversion_ways import between, inverts, seeded, ways_of
 from cli.invert import stacked
 from cli.sample import add_checkpoint_options, find_device
@@ -55,7 +55,7 @@ def _edit(options: "argparse.Namespace") -> None:
 
     module, device = _loaded(options)
     one_class("--to", options.to, module, 1)  # before any file is read
-    inputs = given_images(options, module) if options.input is not None else test_images(options, module)
+    inputs = chosen_images(options, module)
     source = wanted_labels(options, module, inputs, "--from")
     target = one_class("--to", options.to, module, len(inputs.images))
     up, down = ways_of(module, options.steps, options.small)
@@ -79,6 +79,7 @@ def _edit(options: "argparse.Namespace") -> None:
     print(f"PSNR to the inputs: {kept[0]}; regenerated as of their own class, the inversion alone: {kept[1]}")
     if (read := _read_as(made, target)) is not None:
         print(f"read as class {options.to} by the data's classifier: {read:.1%}")
+    check_all_done(inputs)
 
 
 def interpolate(args: Sequence[str]) -> int:
@@ -103,17 +104,16 @@ def _interpolate(options: "argparse.Namespace") -> None:
     if options.frames < 2:
         raise UsageError(f"--frames {options.frames}: the two ends are at least two")
     module, device = _loaded(options)
-    inputs = given_images(options, module) if options.input is not None else test_images(options, module)
-    if len(inputs.images) % 2:
-        raise UsageError(f"{len(inputs.images)} images: an even number is needed, pairs are interpolated")
+    inputs = chosen_images(options, module)
+    left, right = whole_pairs(inputs)
     labels = wanted_labels(options, module, inputs)
-    first, second = inputs.images[::2], inputs.images[1::2]
-    label = None if labels is None else labels[::2]
+    first, second = inputs.images[left], inputs.images[right]
+    label = None if labels is None else labels[left]
     ways = ways_of(module, options.steps, options.small)
     meter, shown = _meter(module), []
     for rows in torch.arange(len(first)).split(options.batch_size):
         x0, x1 = (from_uint8(images[rows]).to(device) for images in (first, second))
-        noise = seeded([inputs.seeds[2 * i] for i in rows.tolist()], module, device)
+        noise = seeded([inputs.seeds[left[i]] for i in rows.tolist()], module, device)
         with meter.batch(options.frames * len(rows), device), torch.inference_mode():
             frames = between(ways, x0, x1, options.frames, noise, at(label, rows, device))
         frames = torch.stack([to_uint8(row).cpu() for row in frames])
@@ -125,6 +125,23 @@ def _interpolate(options: "argparse.Namespace") -> None:
         f"{len(first)} pairs in {options.out / 'grid.png'}: the first image, {options.frames} between, the second; "
         f"{meter.nfe:g} network evaluations for each image between (counted) on {device}"
     )
+    check_all_done(inputs)
+
+
+def whole_pairs(inputs: Inputs) -> tuple[list[int], list[int]]:
+    """Where the first and the second images of the pairs are, of those of which both could be read.
+
+    Raises:
+        UsageError: one image has no other, or no pair is left.
+    """
+    row = {place: i for i, place in enumerate(inputs.places)}
+    if inputs.total % 2:
+        raise UsageError(f"{inputs.total} images: an even number is needed, pairs are interpolated")
+    pairs = [(row[i], row[i + 1]) for i in range(0, inputs.total, 2) if i in row and i + 1 in row]
+    if not pairs:
+        raise UsageError("of no pair could both images be read")
+    left, right = zip(*pairs, strict=True)
+    return list(left), list(right)
 
 
 def _loaded(options: "argparse.Namespace") -> tuple[Any, Any]:

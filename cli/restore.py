@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
-from cli.inputs import Inputs, check_results, names_of, read_images, save_images, test_images, wanted_labels
+from cli.inputs import check_all_done, chosen_images, save_images, wanted_labels
 from cli.invert import stacked
 from cli.restore_levels import Way, levels_for
 from cli.restore_methods import DENOISE, FEW_STEP, INVERTING, MANY_STEP, PAIRED, SDEDIT, STROKES, method_named
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evaluation.restoration import Perceptual
-
-
-class Given(NamedTuple):
-    """The inputs, whether they are clean, and what was wrong with files that could not be read."""
-
-    inputs: Inputs
-    clean: bool
-    faults: list[str]
 
 
 def parser() -> OneLineParser:
@@ -66,7 +58,7 @@ def parser() -> OneLineParser:
                    "network's weights are downloaded unless they are there")  # fmt: skip
     p.add_argument("--data", help="a file such as configs/data/digits.yaml, in the place of the run's data")
     p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds "
-                   "of the noise (default: 0-15); with --input the seeds alone, one for each image")  # fmt: skip
+                   "of the noise (default: 0-15); with --input the seeds alone, also several of one image")  # fmt: skip
     p.add_argument("--class", dest="label", type=int, help="the class of all images (default: their own)")
     p.add_argument(
         "--out", type=folder_to_write, default=Path("restored"), help="folder to write to (default: restored)"
@@ -92,9 +84,12 @@ def _restore(options: "argparse.Namespace") -> None:
     way = Way(method, options.steps, options.level, options.small)
     operator, lpips = operator_of(damage_of(options, module), module), perceptual(options, module)
     levels_for(way, module, options.task)  # before any image is read
-    given = given_images(options, module, operator)
-    inputs, truth = given.inputs, given.inputs.images if given.clean else None
-    y = observed(operator, inputs.images, inputs.seeds) if given.clean else measured(options, inputs.images)
+    if options.damaged and options.input is None:
+        raise UsageError("--damaged is of the images of --input: test images are clean")
+    measurement = options.damaged and options.task != STROKES  # of a painting the shapes alone count
+    inputs = chosen_images(options, module, given_shape(options, module, operator), exact=measurement)
+    truth = None if options.damaged else inputs.images
+    y = measured(options, inputs.images) if truth is None else observed(operator, truth, inputs.seeds)
     problem = Problem(operator, y, wanted_labels(options, module, inputs), inputs.seeds, options.task)
     restorer = Restorer(module, device, options.batch_size)
     made = restorer.restore(problem, way)
@@ -122,8 +117,7 @@ def _restore(options: "argparse.Namespace") -> None:
         },
     )
     report(options, scores, made, str(device))
-    if given.faults:
-        raise UsageError(f"{len(given.faults)} files could not be read, the others are restored: {given.faults[0]}")
+    check_all_done(inputs)
 
 
 def damage_of(options: "argparse.Namespace", module: Any) -> Damage:
@@ -136,31 +130,13 @@ def damage_of(options: "argparse.Namespace", module: Any) -> Damage:
     return Damage(options.task, mask, options.factor, options.blur, options.quality, options.level)
 
 
-def given_images(options: "argparse.Namespace", module: Any, operator: Any) -> Given:
-    """Test images, or those of --input that can be read.
-
-    Raises:
-        UsageError: there are none, or their number, names or kind do not fit.
-    """
-    if options.input is None:
-        if options.damaged:
-            raise UsageError("--damaged is of the images of --input: test images are clean")
-        return Given(test_images(options, module), True, [])
-    path, (channels, side, _) = options.input, module.image_shape
+def given_shape(options: "argparse.Namespace", module: Any, operator: Any) -> tuple[int, int, int]:
+    """(C, H, W) of the images of --input: the model's, or of damaged ones what the operator leaves of them."""
+    channels, side, _ = module.image_shape
     if options.damaged:
         channels = 1 if options.task == "colourise" else channels
         side = side // operator.p if options.task == "upscale" else side
-    faults: list[str] = []
-    try:
-        files, images = read_images(path, side, channels, fault=lambda _, message: faults.append(message))
-    except ValueError as error:
-        raise UsageError(f"--input {path}: {faults[0]}") if faults else error from None
-    names = names_of(path, files)
-    check_results(path, files, options.out, names)
-    seeds = options.seeds or list(range(len(names)))
-    if len(seeds) != len(names):
-        raise UsageError(f"--seeds: {len(seeds)} of them for {len(names)} images; one for each is needed")
-    return Given(Inputs(names, images, seeds, None), not options.damaged, faults)
+    return channels, side, side
 
 
 def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":

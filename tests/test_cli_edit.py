@@ -83,6 +83,26 @@ def test_own_images_of_a_class(bcm, diffusion, tmp_path):
     assert run("interpolate", diffusion, tmp_path / "between", "--class", 1, "--steps", 2, *options) == 0
 
 
+def test_a_file_that_cannot_be_read_stops_neither_the_others_nor_their_pairs(bcm, tmp_path, capsys):
+    """Of an interpolation its own pair is left out, and the next one is that of the same two."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i in range(4):
+        Image.fromarray(np.full((8, 8), 60 * i, np.uint8)).save(folder / f"{i}.png")
+    (folder / "1.png").write_bytes(b"torn")
+    for command, options in (("edit", ("--from", 1, "--to", 7)), ("interpolate", ("--class", 1, "--frames", 2))):
+        assert run(command, bcm, tmp_path / command, "--input", folder, *options) == 2
+        first, last = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"left out: {folder}: 1.png: no readable image")
+        assert last == "error: 1 file could not be used, as is said above; the others are done"
+    assert {p.name for p in (tmp_path / "edit").glob("?.png")} == {"0.png", "2.png", "3.png"}
+    grid = pixels(tmp_path / "interpolate" / "grid.png")  # one row: image 2, two frames, image 3
+    assert grid.shape[:2] == (2 + 42, 2 + 4 * 42) and grid[20, 20].max() == 120 and grid[20, -20].max() == 180
+    (folder / "2.png").write_bytes(b"torn")
+    assert run("interpolate", bcm, tmp_path / "none", "--input", folder, "--class", 1) == 2
+    assert "error: of no pair could both images be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [

@@ -160,9 +160,37 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys)
         vast.truncate(Limits().file_bytes + 1)
     assert run(bcm, tmp_path / "out", "inpaint", "--input", folder) == 2
     said = capsys.readouterr()
-    assert f"4 files could not be read, the others are restored: {folder}: pipe.png is no regular file" in said.err
-    assert said.err.count("\n") == 1 and scores(tmp_path / "out")["images"] == ["a", "ink"]
+    *faults, last = said.err.splitlines()
+    assert [line.partition(f"left out: {folder}: ")[2].split()[0] for line in faults] == [
+        "pipe.png",
+        "vast.png:",
+        "deep.png:",
+        "torn.png:",
+    ]
+    assert last == "error: 4 files could not be used, as is said above; the others are done"
+    assert scores(tmp_path / "out")["images"] == ["a", "ink"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "ink.png", "grid.png", "scores.json"}
+
+
+def test_a_damaged_image_of_another_size_does_not_stop_the_others(bcm, tmp_path, capsys):
+    """What it is a measurement of is not known; a clean one is cut, and that is told."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, size in (("a", (8, 8)), ("b", (9, 8))):
+        Image.fromarray(np.full(size, 90, np.uint8)).save(folder / f"{name}.png")
+    assert run(bcm, tmp_path / "damaged", "inpaint", "--input", folder, "--damaged") == 2
+    said = capsys.readouterr()
+    assert f"left out: {folder}: b.png: 8 x 9 pixels in the place of 8 x 8" in said.err.splitlines()[0]
+    assert scores(tmp_path / "damaged")["images"] == ["a"] and "resized" not in said.out
+    assert run(bcm, tmp_path / "clean", "inpaint", "--input", folder) == 0
+    told = "1 of 2 images were cut to the central square and resized to 8 x 8"
+    assert scores(tmp_path / "clean")["images"] == ["a", "b"] and told in capsys.readouterr().out
+
+
+def test_one_image_with_several_seeds(bcm, tmp_path):
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "photo.png")
+    assert run(bcm, tmp_path / "out", "inpaint", "--input", tmp_path / "photo.png", "--seeds", "0,3") == 0
+    assert (pixels(tmp_path / "out" / "photo_000000.png") != pixels(tmp_path / "out" / "photo_000003.png")).any()
 
 
 @pytest.mark.parametrize(
@@ -183,7 +211,12 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys)
         ("inpaint", ("--mask", "EMPTY"), "empty mask, no pixel is dark"),
         ("inpaint", ("--damaged",), "--damaged is of the images of --input"),
         ("inpaint", ("--input", "nowhere"), "there is no such file or folder"),
-        ("inpaint", ("--input", "MASK", "--seeds", "0-1"), "--seeds: 2 of them for 1 images"),
+        (
+            "inpaint",
+            ("--input", "MASK", "--damaged"),
+            "MASK.png: 4 x 4 pixels in the place of 8 x 8; resizing it would",
+        ),
+        ("upscale", ("--input", "EMPTY", "--damaged"), "EMPTY.png: 8 x 8 pixels in the place of 4 x 4; resizing it"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(bcm, tmp_path, capsys, task, options, message):
