@@ -31,7 +31,7 @@ OWN = {
     "image-to-image": "cli.image_to_image:image_to_image",
     "restore": "cli.restore:restore",
     "edit": "cli.edit:edit",
-    "interpolate": "cli.edit:interpolate",
+    "interpolate": "cli.interpolate:interpolate",
     "demo": "cli.demo:demo",
     "reference": "cli.reference:reference",
     "import": "cli.import_weights:import_weights",

@@ -1,5 +1,6 @@
 """Files of images that a command is given: which can be read, what is said of the others, and what may be written."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -98,7 +99,7 @@ def check_results(path: Path, files: Sequence[str], out: Path, names: Sequence[s
         UsageError: naming the first.
     """
     results = [*names, "grid"]
-    if double := next((name for name in results if results.count(name) > 1), None):
+    if double := next((name for name, times in Counter(results).items() if times > 1), None):
         raise UsageError(f"--input {path}: more than one picture would be written to {double}.png")
     sources = {(path / file if path.is_dir() else path).resolve() for file in files}
     if lost := next((file for name in results if (file := out / f"{name}.png").resolve() in sources), None):

@@ -25,6 +25,7 @@ class Inputs(NamedTuple):
         labels: their own classes (N,), or None.
         places: the number of each among all that were given, those that could not be read too.
         total: how many were given.
+        files: that were read, below `--input`; none of test images.
         left_out: how many files could not be read.
     """
 
@@ -34,6 +35,7 @@ class Inputs(NamedTuple):
     labels: "Tensor | None"
     places: list[int]
     total: int
+    files: Sequence[str] = ()
     left_out: int = 0
 
 
@@ -84,7 +86,8 @@ def given_images(options: "argparse.Namespace", shape: tuple[int, int, int], exa
     elif len(seeds) != read.total:
         raise UsageError(f"--seeds: {len(seeds)} of them for {read.total} images; one for each is needed")
     check_results(path, read.files, options.out, names)
-    return Inputs(names, images, [seeds[place] for place in places], None, places, len(seeds), read.left_out)
+    own = [seeds[place] for place in places]
+    return Inputs(names, images, own, None, places, len(seeds), read.files, read.left_out)
 
 
 def check_all_done(inputs: Inputs) -> None:
