@@ -16,7 +16,7 @@ COMMANDS = {
     "image-to-image": "noise images to a level and generate from there: variations, or another class",
     "restore": "inpaint, colourise, upscale, unblur or repair JPEGs with a checkpoint, and score it",
     "edit": "images of one class made into another, by inversion",
-    "interpolate": "the images between two real ones, by inversion",
+    "interpolate": "the images between two real ones by inversion, or between two generated ones",
     "demo": "a page on this machine where models are tried by drawing (needs Gradio)",
     "reference": "mean and covariance of real images' features, as a file to score against",
     "import": "a checkpoint from weights of openai/consistency_models, BCM, EDM or diffusers",

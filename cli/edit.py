@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cli.errors import run_command
+from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
 from cli.inputs import at, check_all_done, chosen_images, in_batches, one_class, save_images, wanted_labels
-from cli.inversion_options import check_inverts, facts, inversion_parser, loaded, meter_of
-from cli.inversion_ways import ways_of
+from cli.inversion_options import facts, inversion_parser, loaded, meter_of
+from cli.inversion_ways import inverts, ways_of
 from cli.invert import stacked
 
 if TYPE_CHECKING:
@@ -39,7 +39,11 @@ def _edit(options: "argparse.Namespace") -> None:
     from evaluation.restoration import psnr
 
     module, device = loaded(options)
-    check_inverts(options, module)
+    if not inverts(module):
+        raise UsageError(
+            f"{options.ckpt_path} holds a {type(module).__name__}, whose model goes from noise to data only: inversion "
+            "needs a BCMModule or a DiffusionModule"
+        )
     one_class("--to", options.to, module, 1)  # before any file is read
     ways = ways_of(module, options.steps, options.small, options.schedule)
     inputs = chosen_images(options, module)

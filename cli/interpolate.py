@@ -1,4 +1,4 @@
-"""`interpolate`: the images between two real ones, by inversion."""
+"""`interpolate`: the images between two real ones by inversion, or between two generated ones by their noises."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 from cli.arguments import positive
 from cli.errors import UsageError, run_command
 from cli.input_files import check_results
-from cli.inputs import Inputs, at, check_all_done, chosen_images, save_images, wanted_labels
-from cli.inversion_options import check_inverts, facts, inversion_parser, loaded, meter_of
-from cli.inversion_ways import between, seeded, ways_of
+from cli.inputs import Inputs, at, check_all_done, chosen_images, one_class, save_images, wanted_labels
+from cli.inversion_options import facts, inversion_parser, loaded, meter_of
+from cli.inversion_ways import between, inverts, seeded, ways_of
+from cli.noise_between import generated_between
+from cli.sample import default_steps
 
 if TYPE_CHECKING:
     import argparse
@@ -21,8 +23,10 @@ def interpolate(args: Sequence[str]) -> int:
     """Run `interpolate` and return the exit code."""
     p = inversion_parser(
         "interpolate",
-        "The images between two real ones: both inverted, their noises mixed along the great circle, generated again. "
-        "Of images 0, 1, 2, 3, ... 0 and 1 are a pair, 2 and 3 the next. Writes "
+        "A bidirectional or a diffusion model: the images between two real ones, both inverted, their noises mixed "
+        "along the great circle, generated again. Any other model, which goes from noise to data only: the images "
+        "between two that it generates from the noises of two --seeds, mixed so; it takes no --input, and --steps are "
+        "then those of `sample`. Of images (or seeds) 0, 1, 2, 3, ... 0 and 1 are a pair, 2 and 3 the next. Writes "
         "each frame as PAIR/FRAME.png, grid.png with a row for each pair, and scores.json: of real images the PSNR of "
         "the two ends and of their control, denoised from the small noise and never inverted.",
         "between",
@@ -36,8 +40,7 @@ def _interpolate(options: "argparse.Namespace") -> None:
     if options.frames < 2:
         raise UsageError(f"--frames {options.frames}: the two ends are at least two")
     module, device = loaded(options)
-    check_inverts(options, module)
-    _between_images(options, module, device)
+    (_between_images if inverts(module) else _between_seeds)(options, module, device)
 
 
 def _between_images(options: "argparse.Namespace", module: Any, device: Any) -> None:
@@ -92,6 +95,57 @@ def _between_images(options: "argparse.Namespace", module: Any, device: Any) -> 
         + (f"; the control, {ways.small:g} noise taken away without inversion: {kept['control']}" if denoised else "")
     )
     check_all_done(inputs)
+
+
+def _between_seeds(options: "argparse.Namespace", module: Any, device: Any) -> None:
+    import torch
+
+    from diffusion.pixels import to_uint8
+    from evaluation.dashboard_grids import is_planar
+    from evaluation.generate import draw_labels
+    from evaluation.report import write_json
+
+    kind = f"{options.ckpt_path} holds a {type(module).__name__}"
+    if is_planar(module):
+        raise UsageError(f"{kind}, and its data are points in the plane: interpolate needs a model of images")
+    for name in ("input", "data", "small", "schedule"):
+        if getattr(options, name) is not None:
+            raise UsageError(
+                f"{kind}, whose model goes from noise to data only: --{name} needs a BCMModule or a DiffusionModule; "
+                "without it the images between two generated ones are made"
+            )
+    seeds = options.seeds or list(range(16))
+    if len(seeds) % 2:
+        raise UsageError(f"{len(seeds)} seeds: an even number is needed, pairs are interpolated")
+    left, right, label = seeds[::2], seeds[1::2], None
+    if options.label is not None:
+        label = one_class("--class", options.label, module, len(left))
+    elif module.num_classes:
+        label = draw_labels(left, torch.ones(module.num_classes))  # as `sample` draws it
+    steps, meter, made = options.steps or default_steps(module), meter_of(module), []
+    for rows in torch.arange(len(left)).split(options.batch_size):
+        first, second = (seeded([end[i] for i in rows.tolist()], module, device) for end in (left, right))
+        with meter.batch(options.frames * len(rows), device), torch.inference_mode():
+            frames = generated_between(module, steps, first, second, options.frames, at(label, rows, device))
+        made.append(to_uint8(frames).cpu())
+    frames, names = torch.cat(made), [f"{i:06d}-{j:06d}" for i, j in zip(left, right, strict=True)]
+    _write(options, names, frames, frames)
+    write_json(
+        options.out / "scores.json",
+        {
+            "task": "interpolate",
+            "checkpoint": options.ckpt_path,
+            "nfe": meter.nfe,
+            "seconds_per_image": meter.seconds_per_image,
+            "classes": None if label is None else label.tolist(),
+            "seeds": [list(pair) for pair in zip(left, right, strict=True)],
+            "pairs": names,
+        },
+    )
+    print(
+        f"{len(left)} pairs in {options.out / 'grid.png'}: {options.frames} images generated between two seeds; "
+        f"{meter.nfe:g} network evaluations for each (counted) on {device}"
+    )
 
 
 def whole_pairs(inputs: Inputs) -> tuple[list[int], list[int]]:

@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
-from cli.errors import UsageError
-from cli.inversion_ways import Ways, inverts
+from cli.inversion_ways import Ways
 from cli.sample import add_checkpoint_options, find_device
 
 if TYPE_CHECKING:
@@ -40,15 +39,6 @@ def loaded(options: "argparse.Namespace") -> tuple[Any, Any]:
     quiet()
     device = find_device(options.device)
     return load_module(options.ckpt_path, tuple(options.allow_import)).to(device), device
-
-
-def check_inverts(options: "argparse.Namespace", module: Any) -> None:
-    """Raise UsageError if a model cannot invert."""
-    if not inverts(module):
-        raise UsageError(
-            f"{options.ckpt_path} holds a {type(module).__name__}, whose model goes from noise to data only: inversion "
-            "needs a BCMModule or a DiffusionModule"
-        )
 
 
 def meter_of(module: Any) -> Any:

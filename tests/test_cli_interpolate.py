@@ -1,4 +1,4 @@
-"""`interpolate`: between real images by inversion, and what is refused."""
+"""`interpolate`: between real images by inversion, between generated ones by their noises, and what is refused."""
 
 import json
 
@@ -7,17 +7,30 @@ import pytest
 import torch
 from test_cli_image_to_image import pixels, trained
 
+from cli.noise_between import NoiseBetween
 from datamodules import DigitsDataModule
 from diffusion.pixels import from_uint8, to_uint8
 from diffusion.rng import ImageNoise
 from evaluation.restoration import psnr
 from lightning_modules import load_denoiser
 from main import main
+from tasks.few_step import slerp
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory):
     return trained(tmp_path_factory.mktemp("plain"), "BCMModule")
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory):
+    """Class-conditional."""
+    return trained(tmp_path_factory.mktemp("ct"), "CTModule", conditional=True)
+
+
+@pytest.fixture(scope="module")
+def ufogen(tmp_path_factory):
+    return trained(tmp_path_factory.mktemp("ufogen"), "UFOGenModule")
 
 
 def run(command, ckpt_path, out, *options):
@@ -72,3 +85,54 @@ def test_frames_overwrite_no_input(plain, tmp_path, capsys):
     folder = (tmp_path / "000000-000001").rename(tmp_path / "00-01")
     assert run("interpolate", plain, tmp_path, "--input", folder, "--frames", 2) == 2
     assert "00-01/00.png, one of the inputs, would be overwritten" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("model", ["ct", "ufogen"])
+def test_the_ends_between_noises_are_samples(model, tmp_path, request, capsys):
+    """Of a model that goes from noise to data only; the other end as of the first one's class."""
+    ckpt_path = request.getfixturevalue(model)
+    assert run("interpolate", ckpt_path, tmp_path / "a", "--seeds", "5,2,7,1", "--frames", 3, "--batch_size", 1) == 0
+    assert "1 network evaluations for each (counted)" in capsys.readouterr().out
+    found = scores(tmp_path / "a")
+    assert found["pairs"] == ["000005-000002", "000007-000001"] and found["seeds"] == [[5, 2], [7, 1]]
+    label = () if found["classes"] is None else ("--class", found["classes"][0])
+    assert (model == "ct") == bool(label) and "scores" not in found
+    assert run("sample", ckpt_path, tmp_path / "first", "--seeds", 5) == 0
+    assert run("sample", ckpt_path, tmp_path / "second", "--seeds", 2, *label) == 0
+    frames = [pixels(tmp_path / "a" / "000005-000002" / f"{i:02d}.png") for i in range(3)]
+    assert np.abs(frames[0] - pixels(tmp_path / "first" / "000005.png")).max() <= 1
+    if model == "ct":  # a generator's latent is the first one's
+        assert np.abs(frames[2] - pixels(tmp_path / "second" / "000002.png")).max() <= 1
+    assert pixels(tmp_path / "a" / "grid.png").shape[:2] == (2 + 2 * 42, 2 + 3 * 42)
+
+
+def test_later_noise_and_latents_are_the_same_for_all_frames_of_a_pair():
+    def source(seed):
+        return ImageNoise([seed, seed + 9], (1, 4, 4))
+
+    first, second = source(0), source(1)
+    start = slerp(first(), second(), 0.3)
+    noise = NoiseBetween(source(0), source(1), 0.3)
+    assert len(noise) == 2 and torch.equal(noise(), start)
+    assert torch.equal(noise(), first()) and torch.equal(noise.vector(3), first.vector(3))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--input", "x.png"),
+            "whose model goes from noise to data only: --input needs a BCMModule or a DiffusionModule",
+        ),
+        (("--small", 0.1), "whose model goes from noise to data only: --small needs"),
+        (("--schedule", "x.yaml"), "whose model goes from noise to data only: --schedule needs"),
+        (("--data", "x.yaml"), "whose model goes from noise to data only: --data needs"),
+        (("--seeds", "0-2"), "3 seeds: an even number is needed"),
+        (("--class", 10), "--class 10: this model has the classes 0 to 9"),
+        (("--steps", 30), "steps=30"),
+    ],
+)
+def test_bad_use_between_noises_is_refused_in_one_line(ct, tmp_path, capsys, options, message):
+    assert run("interpolate", ct, tmp_path / "out", *options) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()

@@ -265,7 +265,7 @@ def test_what_is_distilled_gives_no_mean(teacher, tmp_path_factory, tmp_path, ca
     pd = str(run_of_it / "checkpoints" / "last.ckpt")
     assert run(pd, tmp_path, "inpaint") == 2
     assert "a PDModule cannot restore: which was distilled to generate from pure noise" in capsys.readouterr().err
-    assert main(["interpolate", "--ckpt_path", pd, "--out", str(tmp_path)]) == 2
+    assert main(["edit", "--ckpt_path", pd, "--to", "1", "--out", str(tmp_path)]) == 2
     assert "a PDModule, whose model goes from noise to data only" in capsys.readouterr().err
 
 
