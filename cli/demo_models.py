@@ -211,8 +211,8 @@ class Model:
         return noise_picture(noise, high)[0], float(noise.std(correction=0) / high)
 
     def _ways(self, request: Request) -> Any:
-        """The small noise of the page is of restoration; here it is that of the model's `inversions`."""
-        return ways_of(self.module, request.way.steps or 50)
+        """The small noise of the page is of restoration, and so are its steps but for those of a diffusion model."""
+        return ways_of(self.module, None if self.bidirectional else request.way.steps)
 
     def _meter(self) -> Meter:
         return Meter(self.module.ema_denoiser.network)

@@ -66,9 +66,14 @@ def fail(message: str, code: int = 2) -> int:
     """Print an error as one line and return the exit code."""
     if tracebacks.get() and sys.exc_info()[0] is not None:
         traceback.print_exc()
-    line = one_line(message)
-    print(f"error: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}", file=sys.stderr)
+    tell("error", message)
     return code
+
+
+def tell(kind: str, message: str) -> None:
+    """Print a message as one line where errors are printed, after a word that says what it is."""
+    line = one_line(message)
+    print(f"{kind}: {line if len(line) <= LONGEST else f'{line[:LONGEST]} ...'}", file=sys.stderr)
 
 
 def one_line(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
-from cli.inputs import at, given_images, make_folders, save_images, test_images, wanted_labels
+from cli.inputs import at, check_all_done, chosen_images, make_folders, save_images, wanted_labels
 from cli.invert import stacked
 from cli.sample import add_checkpoint_options, find_device
 
@@ -84,7 +84,7 @@ def _image_to_image(options: "argparse.Namespace") -> None:
         raise UsageError(f"{options.ckpt_path} holds a {type(module).__name__}, {reason}")
     wanted = wanted_level(module, options)
     levels = levels_down(module, wanted, options.steps)
-    inputs = given_images(options, module) if options.input is not None else test_images(options, module)
+    inputs = chosen_images(options, module)
     labels, denoise = wanted_labels(options, module, inputs), module.ema_denoiser
     generator = isinstance(denoise, GeneratorDenoiser)
     make_folders(inputs.names, options.out)
@@ -117,6 +117,7 @@ def _image_to_image(options: "argparse.Namespace") -> None:
         f"{nearest}: {meter.nfe:g} network evaluations each (counted), {1 / meter.seconds_per_image:,.0f} images/s "
         f"on {device}"
     )
+    check_all_done(inputs)
 
 
 def gives_mean(module: Any) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cli.errors import UsageError
+from cli.input_files import check_results, names_of, read_images
 from cli.invert import chosen_test_images
 
 if TYPE_CHECKING:
@@ -13,99 +14,87 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from datamodules.encoded import Fault
-
 
 class Inputs(NamedTuple):
-    """What is to be changed: names of the results, images uint8 (N, C, H, W), the seed of each one's noise, and
-    their own classes (N,) or None."""
+    """What is to be changed.
+
+    Args:
+        names: of the results.
+        images: uint8 (N, C, H, W).
+        seeds: of each one's noise.
+        labels: their own classes (N,), or None.
+        places: the number of each among all that were given, those that could not be read too.
+        total: how many were given.
+        files: that were read, below `--input`; none of test images.
+        left_out: how many files could not be read.
+    """
 
     names: list[str]
     images: "Tensor"
     seeds: list[int]
     labels: "Tensor | None"
+    places: list[int]
+    total: int
+    files: Sequence[str] = ()
+    left_out: int = 0
+
+
+def chosen_images(
+    options: "argparse.Namespace", module: Any, shape: tuple[int, int, int] | None = None, exact: bool = False
+) -> Inputs:
+    """The images of `--input`, or test images of the run's data.
+
+    Args:
+        options: of the command.
+        module: the model's.
+        shape: (C, H, W) that images in files are made; the model's by default.
+        exact: files of another size cannot be used.
+
+    Raises:
+        UsageError: there are none, or the seeds or names do not fit.
+        ValueError: none can be read.
+    """
+    if options.input is None:
+        return test_images(options, module)
+    return given_images(options, shape or module.image_shape, exact)
 
 
 def test_images(options: "argparse.Namespace", module: Any) -> Inputs:
     """Test images of the run's data, each with the seed of its own number."""
     options.seeds = options.seeds or list(range(16))
     images, labels = chosen_test_images(options, module)
-    return Inputs([f"{seed:06d}" for seed in options.seeds], images, options.seeds, labels)
+    names, count = [f"{seed:06d}" for seed in options.seeds], len(images)
+    return Inputs(names, images, options.seeds, labels, list(range(count)), count)
 
 
-def read_images(path: Path, resolution: int, channels: int, fault: "Fault | None" = None) -> "tuple[list[str], Tensor]":
-    """The images of a file or a folder: their names, and uint8 (N, channels, resolution, resolution).
+def given_images(options: "argparse.Namespace", shape: tuple[int, int, int], exact: bool = False) -> Inputs:
+    """The images of a file or a folder that can be read, as `read_images` gives them.
 
-    Args:
-        path: of the file or folder.
-        resolution: side in pixels; of an image the central square is taken.
-        channels: 1 (grey) or 3 (RGB).
-        fault: called with the name and a message for each that cannot be read, in the place of the error.
-
-    Raises:
-        UsageError: there is no such file or folder.
-        ValueError: one cannot be read, a limit is passed, or none is left.
-    """
-    import torch
-
-    from datamodules.encoded import EncodedImages, Limits, refuse
-    from datamodules.files import read_folder
-
-    limits, fault = Limits(), fault or refuse
-    if path.is_dir():
-        found = read_folder(path, limits, fault)
-    elif path.is_file():
-        found = EncodedImages("--input", 1, lambda: iter([(str(path), path.read_bytes)]))
-        limits.check(f"--input {path}", "file_bytes", path.stat().st_size)
-    else:
-        raise UsageError(f"--input {path}: there is no such file or folder")
-    files, images = [], []
-    for file, made in found.decoded(resolution, channels, limits):
-        if isinstance(made, ValueError):
-            fault(file, str(made))
-        else:
-            files.append(file)
-            images.append(torch.from_numpy(made))
-    if not images:
-        raise ValueError(f"{found.source}: no image could be read")
-    return files, torch.stack(images)
-
-
-def given_images(options: "argparse.Namespace", module: Any) -> Inputs:
-    """The images of a file or a folder as the model's data are: central square, its size, grey or RGB.
+    A seed belongs to a file, whichever of the others can be read; one file may be taken with several.
 
     Raises:
         UsageError: there is no such file; the seeds are not as many; or a result would overwrite an image or another.
+        ValueError: none can be read.
     """
-    path, (channels, resolution, _) = options.input, module.image_shape
-    files, images = read_images(path, resolution, channels)
-    names = names_of(path, files)
-    seeds = options.seeds or list(range(len(names)))
-    if len(names) == 1 and len(seeds) > 1:
+    path = options.input
+    read = read_images(path, shape, exact)
+    names, images, places = names_of(path, read.files), read.images, read.places
+    seeds = options.seeds or list(range(read.total))
+    if read.total == 1 and len(seeds) > 1:
         names, images = [f"{names[0]}_{seed:06d}" for seed in seeds], images.expand(len(seeds), -1, -1, -1)
-    if len(seeds) != len(names):
-        raise UsageError(f"--seeds: {len(seeds)} of them for {len(names)} images; one for each is needed")
-    check_results(path, files, options.out, names)
-    return Inputs(names, images, seeds, None)
+        places = list(range(len(seeds)))
+    elif len(seeds) != read.total:
+        raise UsageError(f"--seeds: {len(seeds)} of them for {read.total} images; one for each is needed")
+    check_results(path, read.files, options.out, names)
+    own = [seeds[place] for place in places]
+    return Inputs(names, images, own, None, places, len(seeds), read.files, read.left_out)
 
 
-def names_of(path: Path, files: Sequence[str]) -> list[str]:
-    """What the results of files are called: with their folders below `path`, without suffix."""
-    return [Path(file).with_suffix("").as_posix() if path.is_dir() else Path(file).stem for file in files]
-
-
-def check_results(path: Path, files: Sequence[str], out: Path, names: Sequence[str]) -> None:
-    """Refuse results of these names, and grid.png, that would overwrite each other or one of the files.
-
-    Raises:
-        UsageError: naming the first.
-    """
-    results = [*names, "grid"]
-    if double := next((name for name in results if results.count(name) > 1), None):
-        raise UsageError(f"--input {path}: more than one picture would be written to {double}.png")
-    sources = {(path / file if path.is_dir() else path).resolve() for file in files}
-    if lost := next((file for name in results if (file := out / f"{name}.png").resolve() in sources), None):
-        raise UsageError(f"--out {out}: {lost}, one of the inputs, would be overwritten")
+def check_all_done(inputs: Inputs) -> None:
+    """Raise UsageError if files were left out, so that the exit code says so once the others are done."""
+    if inputs.left_out:
+        count = f"{inputs.left_out} file{'s' * (inputs.left_out > 1)}"
+        raise UsageError(f"{count} could not be used, as is said above; the others are done")
 
 
 def wanted_labels(

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cli.arguments import OneLineParser, folder_to_write, parse_seeds, positive
 from cli.errors import UsageError, run_command
 from cli.image_to_image import SHOWN
-from cli.inputs import Inputs, check_results, names_of, read_images, save_images, test_images, wanted_labels
+from cli.inputs import check_all_done, chosen_images, save_images, wanted_labels
 from cli.invert import stacked
 from cli.restore_levels import Way, levels_for
 from cli.restore_methods import DENOISE, FEW_STEP, INVERTING, MANY_STEP, PAIRED, SDEDIT, STROKES, method_named
 from cli.restore_operators import operator_of
 from cli.restore_run import Problem, Restored, Restorer, observed
-from cli.restore_tasks import BLUR, FACTOR, QUALITY, TASKS, Damage, read_mask
+from cli.restore_tasks import BLUR, FACTOR, OPTION_OF, QUALITY, TASKS, Damage, read_mask
 from cli.sample import add_checkpoint_options, find_device
 
 if TYPE_CHECKING:
@@ -22,14 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from evaluation.restoration import Perceptual
-
-
-class Given(NamedTuple):
-    """The inputs, whether they are clean, and what was wrong with files that could not be read."""
-
-    inputs: Inputs
-    clean: bool
-    faults: list[str]
 
 
 def parser() -> OneLineParser:
@@ -53,20 +45,23 @@ def parser() -> OneLineParser:
     p.add_argument("--level", type=float, help="the first noise level (default: 2, blind 0.3, of a diffusion model "
                    "and of what inverts sigma_max, of strokes 5.38 times the side over 256); denoise: that "
                    "of the noise")  # fmt: skip
-    p.add_argument("--small", type=float, default=0.1, help="level of the noise that is amplified (default: 0.1)")
+    p.add_argument("--small", type=float, help=f"level of the noise that {', '.join(INVERTING)} amplify (default: "
+                   f"{Way.small:g})")  # fmt: skip
     p.add_argument("--mask", type=Path, help="inpaint: an image of the model's size, bright where pixels are kept")
     p.add_argument("--factor", type=positive, help=f"upscale: by how much (default: {FACTOR})")
     p.add_argument("--blur", type=float, help=f"unblur: standard deviation in pixels (default: {BLUR:g})")
     p.add_argument("--quality", type=positive, help=f"jpeg: quality factor, 1 to 95 (default: {QUALITY})")
-    p.add_argument("--input", type=Path, help="an image file, or a folder of them, cut to the central square and "
-                   "resized (default: test images of the run's data)")  # fmt: skip
+    source = p.add_mutually_exclusive_group()
+    source.add_argument("--input", type=Path, help="an image file, or a folder of them, cut to the central square and "
+                        "resized; with --damaged of the right size (default: test images of the run's "
+                        "data)")  # fmt: skip
+    source.add_argument("--data", help="a file such as configs/data/digits.yaml, in the place of the run's data")
     p.add_argument("--damaged", action="store_true", help="the images of --input are damaged already, or painted; "
                    "there are no scores then")  # fmt: skip
     p.add_argument("--lpips", action="store_true", help="score LPIPS too, of colour images of at least 32 pixels; its "
                    "network's weights are downloaded unless they are there")  # fmt: skip
-    p.add_argument("--data", help="a file such as configs/data/digits.yaml, in the place of the run's data")
     p.add_argument("--seeds", type=parse_seeds, default=None, help="which test images, counted from 0, and the seeds "
-                   "of the noise (default: 0-15); with --input the seeds alone, one for each image")  # fmt: skip
+                   "of the noise (default: 0-15); with --input the seeds alone, also several of one image")  # fmt: skip
     p.add_argument("--class", dest="label", type=int, help="the class of all images (default: their own)")
     p.add_argument(
         "--out", type=folder_to_write, default=Path("restored"), help="folder to write to (default: restored)"
@@ -86,15 +81,20 @@ def _restore(options: "argparse.Namespace") -> None:
     from lightning_modules.checkpoint import load_module
 
     quiet()
+    check_used(options)
     device = find_device(options.device)
     module: Any = load_module(options.ckpt_path, tuple(options.allow_import)).to(device)
     method = method_named(options.method, module, options.task)
-    way = Way(method, options.steps, options.level, options.small)
+    check_used_by(method, options)
+    way = Way(method, options.steps, options.level, Way.small if options.small is None else options.small)
     operator, lpips = operator_of(damage_of(options, module), module), perceptual(options, module)
     levels_for(way, module, options.task)  # before any image is read
-    given = given_images(options, module, operator)
-    inputs, truth = given.inputs, given.inputs.images if given.clean else None
-    y = observed(operator, inputs.images, inputs.seeds) if given.clean else measured(options, inputs.images)
+    if options.damaged and options.input is None:
+        raise UsageError("--damaged is of the images of --input: test images are clean")
+    measurement = options.damaged and options.task != STROKES  # of a painting the shapes alone count
+    inputs = chosen_images(options, module, given_shape(options, module, operator), exact=measurement)
+    truth = None if options.damaged else inputs.images
+    y = measured(options, inputs.images) if truth is None else observed(operator, truth, inputs.seeds)
     problem = Problem(operator, y, wanted_labels(options, module, inputs), inputs.seeds, options.task)
     restorer = Restorer(module, device, options.batch_size)
     made = restorer.restore(problem, way)
@@ -115,6 +115,9 @@ def _restore(options: "argparse.Namespace") -> None:
             "method": made.method,
             "checkpoint": options.ckpt_path,
             "levels": list(made.levels),
+            "small": way.small if way.method in INVERTING else None,
+            **numbers_of(options, operator, module),
+            "seeds": inputs.seeds,
             "nfe": made.nfe,
             "seconds_per_image": made.seconds_per_image,
             "images": inputs.names,
@@ -122,8 +125,41 @@ def _restore(options: "argparse.Namespace") -> None:
         },
     )
     report(options, scores, made, str(device))
-    if given.faults:
-        raise UsageError(f"{len(given.faults)} files could not be read, the others are restored: {given.faults[0]}")
+    check_all_done(inputs)
+
+
+def check_used(options: "argparse.Namespace") -> None:
+    """Refuse an option that the task has no use for.
+
+    Raises:
+        UsageError: naming the first.
+    """
+    for name, task in OPTION_OF.items():
+        if getattr(options, name) is not None and options.task != task:
+            raise UsageError(f"--{name} is of the task {task}, and this is {options.task}")
+
+
+def check_used_by(method: str, options: "argparse.Namespace") -> None:
+    """Refuse an option that the method has no use for.
+
+    Raises:
+        UsageError: naming it.
+    """
+    if options.small is not None and method not in INVERTING:
+        raise UsageError(f"--small is of the methods {', '.join(INVERTING)}, and this is {method}")
+    if options.steps not in (None, 1) and method == DENOISE:
+        raise UsageError(f"--steps {options.steps}: the method {DENOISE} takes one evaluation")
+
+
+def numbers_of(options: "argparse.Namespace", operator: Any, module: Any) -> dict[str, Any]:
+    """What the damage was, by the names of its options; None where it has no such number, or it is the model's own."""
+    blurred = options.task == "unblur" and getattr(module, "operator", None) is None
+    return {
+        "mask": None if options.mask is None else str(options.mask),
+        "factor": getattr(operator, "p", None),
+        "blur": BLUR if blurred and options.blur is None else options.blur,
+        "quality": getattr(operator, "quality", None),
+    }
 
 
 def damage_of(options: "argparse.Namespace", module: Any) -> Damage:
@@ -132,35 +168,17 @@ def damage_of(options: "argparse.Namespace", module: Any) -> Damage:
     Raises:
         UsageError: the file of the mask is none.
     """
-    mask = read_mask(options.mask, module.image_shape) if options.task == "inpaint" else None
+    mask = read_mask(options.mask, module.image_shape)
     return Damage(options.task, mask, options.factor, options.blur, options.quality, options.level)
 
 
-def given_images(options: "argparse.Namespace", module: Any, operator: Any) -> Given:
-    """Test images, or those of --input that can be read.
-
-    Raises:
-        UsageError: there are none, or their number, names or kind do not fit.
-    """
-    if options.input is None:
-        if options.damaged:
-            raise UsageError("--damaged is of the images of --input: test images are clean")
-        return Given(test_images(options, module), True, [])
-    path, (channels, side, _) = options.input, module.image_shape
+def given_shape(options: "argparse.Namespace", module: Any, operator: Any) -> tuple[int, int, int]:
+    """(C, H, W) of the images of --input: the model's, or of damaged ones what the operator leaves of them."""
+    channels, side, _ = module.image_shape
     if options.damaged:
         channels = 1 if options.task == "colourise" else channels
         side = side // operator.p if options.task == "upscale" else side
-    faults: list[str] = []
-    try:
-        files, images = read_images(path, side, channels, fault=lambda _, message: faults.append(message))
-    except ValueError as error:
-        raise UsageError(f"--input {path}: {faults[0]}") if faults else error from None
-    names = names_of(path, files)
-    check_results(path, files, options.out, names)
-    seeds = options.seeds or list(range(len(names)))
-    if len(seeds) != len(names):
-        raise UsageError(f"--seeds: {len(seeds)} of them for {len(names)} images; one for each is needed")
-    return Given(Inputs(names, images, seeds, None), not options.damaged, faults)
+    return channels, side, side
 
 
 def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":

@@ -40,6 +40,11 @@ def refuse(name: str, message: str) -> None:
     raise ValueError(message)
 
 
+OtherSize = Callable[[str, tuple[int, int]], None]
+"""Told of an image that is to be cut and resized: its name for messages, and (width, height) upright. A ValueError that
+it raises refuses the image. Called by several threads."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """What a data set may hold; beyond it is refused, since a small file can unpack to any size.
@@ -113,8 +118,14 @@ class EncodedImages:
         labels = None if self.labels is None else torch.tensor(self.labels, dtype=torch.int64)
         return images, labels
 
-    def decoded(self, resolution: int, channels: int, limits: Limits) -> Iterator[tuple[str, np.ndarray | ValueError]]:
+    def decoded(
+        self, resolution: int, channels: int, limits: Limits, other_size: OtherSize | None = None
+    ) -> Iterator[tuple[str, np.ndarray | ValueError]]:
         """(name, pixels (channels, resolution, resolution) uint8, or what is wrong with the image) of each, in order.
+
+        Args:
+            resolution, channels, limits: as in `decode`.
+            other_size: told of each that has not that resolution.
 
         Raises:
             ValueError: there are no images, or a limit is passed.
@@ -123,7 +134,7 @@ class EncodedImages:
             raise ValueError(f"{self.source}: no images{f' among {self.ignored} files' if self.ignored else ''}")
         limits.check(self.source, "images", self.count)
         limits.check(self.source, "memory_bytes", self.count * channels * resolution**2)
-        return self.map(lambda name, data: decode_image(data, name, resolution, channels, limits))
+        return self.map(lambda name, data: decode_image(data, name, resolution, channels, limits, other_size))
 
     def map(self, make: Callable[[str, bytes], Made]) -> Iterator[tuple[str, Made | ValueError]]:
         """(name, what `make` gives for the image) of each, in order; large images by several threads.
@@ -165,7 +176,9 @@ def _loaded(load: Callable[[], bytes]) -> bytes | ValueError:
         return error
 
 
-def decode_image(data: bytes, name: str, resolution: int, channels: int, limits: Limits) -> np.ndarray:
+def decode_image(
+    data: bytes, name: str, resolution: int, channels: int, limits: Limits, other_size: OtherSize | None = None
+) -> np.ndarray:
     """Decode one image, turn it upright, cut out the central square and resize that (Lanczos).
 
     An image that has the wanted size already keeps its pixels. Grey is ITU-R 601 luma; transparent parts are white.
@@ -176,18 +189,21 @@ def decode_image(data: bytes, name: str, resolution: int, channels: int, limits:
         resolution: side of the result in pixels.
         channels: 1 (grey) or 3 (RGB).
         limits: on bytes and pixels.
+        other_size: told of it if it has not that resolution.
 
     Returns:
         uint8 (channels, resolution, resolution).
 
     Raises:
-        ValueError: it cannot be decoded, has more than 8 bits per channel, or passes a limit.
+        ValueError: it cannot be decoded, has more than 8 bits per channel, passes a limit, or `other_size` refuses it.
     """
     upright = flattened(open_upright(data, name, limits))
     mode = "L" if channels == 1 else "RGB"
     if upright.mode != mode:
         upright = upright.convert(mode)
     if upright.size != (resolution, resolution):
+        if other_size is not None:
+            other_size(name, upright.size)
         width, height = upright.size
         side = min(width, height)
         left, top = (width - side) // 2, (height - side) // 2

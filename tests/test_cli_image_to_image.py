@@ -137,6 +137,24 @@ def test_a_folder(bcm, photos, tmp_path, capsys):
         assert abs(pixels(tmp_path / f"{name}.png") - image[0].numpy()).max() <= 2
 
 
+def test_a_file_that_cannot_be_read_changes_no_other(bcm, photos, tmp_path, capsys):
+    """Each keeps its own seed."""
+    torn = tmp_path / "torn"
+    shutil.copytree(photos, torn)
+    (torn / "a.png").write_bytes((photos / "a.png").read_bytes()[:40])
+    options = ("--strength", 0.9, "--seeds", "4-6")
+    assert run(bcm, tmp_path / "whole", "--input", photos, *options) == 0
+    told = "2 of 3 images were cut to the central square and resized to 8 x 8"
+    assert told in (said := capsys.readouterr()).out and not said.err
+    assert run(bcm, tmp_path / "rest", "--input", torn, *options) == 2
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"left out: {torn}: a.png: no readable image")
+    assert last == "error: 1 file could not be used, as is said above; the others are done"
+    assert not (tmp_path / "rest" / "a.png").exists()
+    for name in ("b.png", "more/c.png"):
+        assert abs(pixels(tmp_path / "whole" / name) - pixels(tmp_path / "rest" / name)).max() <= 1
+
+
 def test_variations_of_one_image(bcm, photos, tmp_path):
     assert run(bcm, tmp_path, "--input", photos / "b.jpg", "--strength", 0.9, "--seeds", "0-2") == 0
     names = ["b_000000.png", "b_000001.png", "b_000002.png"]

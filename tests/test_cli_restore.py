@@ -160,9 +160,61 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys)
         vast.truncate(Limits().file_bytes + 1)
     assert run(bcm, tmp_path / "out", "inpaint", "--input", folder) == 2
     said = capsys.readouterr()
-    assert f"4 files could not be read, the others are restored: {folder}: pipe.png is no regular file" in said.err
-    assert said.err.count("\n") == 1 and scores(tmp_path / "out")["images"] == ["a", "ink"]
+    *faults, last = said.err.splitlines()
+    assert [line.partition(f"left out: {folder}: ")[2].split()[0] for line in faults] == [
+        "pipe.png",
+        "vast.png:",
+        "deep.png:",
+        "torn.png:",
+    ]
+    assert last == "error: 4 files could not be used, as is said above; the others are done"
+    assert scores(tmp_path / "out")["images"] == ["a", "ink"]
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.png", "ink.png", "grid.png", "scores.json"}
+
+
+def test_a_damaged_image_of_another_size_does_not_stop_the_others(bcm, tmp_path, capsys):
+    """What it is a measurement of is not known; a clean one is cut, and that is told."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name, size in (("a", (8, 8)), ("b", (9, 8))):
+        Image.fromarray(np.full(size, 90, np.uint8)).save(folder / f"{name}.png")
+    assert run(bcm, tmp_path / "damaged", "inpaint", "--input", folder, "--damaged") == 2
+    said = capsys.readouterr()
+    assert f"left out: {folder}: b.png: 8 x 9 pixels in the place of 8 x 8" in said.err.splitlines()[0]
+    assert scores(tmp_path / "damaged")["images"] == ["a"] and "resized" not in said.out
+    assert run(bcm, tmp_path / "clean", "inpaint", "--input", folder) == 0
+    told = "1 of 2 images were cut to the central square and resized to 8 x 8"
+    assert scores(tmp_path / "clean")["images"] == ["a", "b"] and told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "used"),
+    [
+        ("upscale", (), {"factor": 2}),
+        ("unblur", (), {"blur": 1.0}),
+        ("unblur", ("--blur", 0.5), {"blur": 0.5}),
+        ("jpeg", ("--quality", 30), {"quality": 30}),
+        ("upscale", ("--factor", 4, "--method", "zigzag"), {"factor": 4, "small": 0.1}),
+        ("jpeg", ("--small", 0.2, "--method", "zigzag"), {"quality": 10, "small": 0.2}),
+        ("inpaint", ("--mask", "MASK"), {"mask": "MASK"}),
+    ],
+)
+def test_the_scores_say_what_was_used(bcm, tmp_path, task, options, used):
+    mask = np.full((8, 8), 255, np.uint8)
+    mask[0] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    here = {"MASK": str(tmp_path / "mask.png")}
+    assert run(bcm, tmp_path / "out", task, "--seeds", "3,1", *(here.get(o, o) for o in options)) == 0
+    nothing = dict.fromkeys(("mask", "factor", "blur", "quality", "small"))
+    expected = nothing | {name: here.get(value, value) for name, value in used.items()} | {"seeds": [3, 1]}
+    found = scores(tmp_path / "out")
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_one_image_with_several_seeds(bcm, tmp_path):
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "photo.png")
+    assert run(bcm, tmp_path / "out", "inpaint", "--input", tmp_path / "photo.png", "--seeds", "0,3") == 0
+    assert (pixels(tmp_path / "out" / "photo_000000.png") != pixels(tmp_path / "out" / "photo_000003.png")).any()
 
 
 @pytest.mark.parametrize(
@@ -183,9 +235,21 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(bcm, tmp_path, capsys)
         ("inpaint", ("--method", "ddnm"), "method ddnm: a BCMModule has zero-shot, corrected, blind, inversion"),
         ("inpaint", ("--mask", "MASK"), "a mask of 4 x 4 pixels for images of 8 x 8"),
         ("inpaint", ("--mask", "EMPTY"), "empty mask, no pixel is dark"),
+        ("jpeg", ("--mask", "MASK"), "--mask is of the task inpaint, and this is jpeg"),
+        ("inpaint", ("--factor", 2), "--factor is of the task upscale, and this is inpaint"),
+        ("upscale", ("--blur", 1), "--blur is of the task unblur, and this is upscale"),
+        ("unblur", ("--quality", 20), "--quality is of the task jpeg, and this is unblur"),
+        ("jpeg", ("--small", 0.2), "--small is of the methods inversion, zigzag, noise-space, and this is zero-shot"),
+        ("denoise", ("--level", 1, "--steps", 3), "--steps 3: the method denoise takes one evaluation"),
+        ("jpeg", ("--input", "MASK", "--data", "x.yaml"), "argument --data: not allowed with argument --input"),
         ("inpaint", ("--damaged",), "--damaged is of the images of --input"),
         ("inpaint", ("--input", "nowhere"), "there is no such file or folder"),
-        ("inpaint", ("--input", "MASK", "--seeds", "0-1"), "--seeds: 2 of them for 1 images"),
+        (
+            "inpaint",
+            ("--input", "MASK", "--damaged"),
+            "MASK.png: 4 x 4 pixels in the place of 8 x 8; resizing it would",
+        ),
+        ("upscale", ("--input", "EMPTY", "--damaged"), "EMPTY.png: 8 x 8 pixels in the place of 4 x 4; resizing it"),
     ],
 )
 def test_bad_input_is_refused_in_one_line(bcm, tmp_path, capsys, task, options, message):
@@ -203,7 +267,7 @@ def test_what_is_distilled_gives_no_mean(teacher, tmp_path_factory, tmp_path, ca
     pd = str(run_of_it / "checkpoints" / "last.ckpt")
     assert run(pd, tmp_path, "inpaint") == 2
     assert "a PDModule cannot restore: which was distilled to generate from pure noise" in capsys.readouterr().err
-    assert main(["interpolate", "--ckpt_path", pd, "--out", str(tmp_path)]) == 2
+    assert main(["edit", "--ckpt_path", pd, "--to", "1", "--out", str(tmp_path)]) == 2
     assert "a PDModule, whose model goes from noise to data only" in capsys.readouterr().err
 
 
@@ -277,7 +341,7 @@ def test_another_task_is_refused_in_one_line(i2sb, tmp_path, capsys, task, optio
 
 @pytest.mark.parametrize(("model", "method"), [("bcm", "denoise"), ("diffusion", "denoise"), ("diffusion", "ddnm")])
 def test_noise_is_taken_away(model, method, tmp_path, request):
-    options = ("--seeds", "0-4", "--level", 0.5, "--steps", 3, "--method", method)
+    options = ("--seeds", "0-4", "--level", 0.5, "--steps", 1 if method == "denoise" else 3, "--method", method)
     assert run(request.getfixturevalue(model), tmp_path, "denoise", *options) == 0
     found = scores(tmp_path)
     assert found["nfe"] == (1 if method == "denoise" else 3) and found["levels"][0] == (
