@@ -49,8 +49,12 @@ def parser() -> OneLineParser:
                    f"{Way.small:g})")  # fmt: skip
     p.add_argument("--mask", type=Path, help="inpaint: an image of the model's size, bright where pixels are kept")
     p.add_argument("--factor", type=positive, help=f"upscale: by how much (default: {FACTOR})")
+    p.add_argument("--bicubic", action="store_true", default=None, help="upscale: from bicubic down-sampling, in the "
+                   "place of means")  # fmt: skip
     p.add_argument("--blur", type=float, help=f"unblur: standard deviation in pixels (default: {BLUR:g})")
     p.add_argument("--quality", type=positive, help=f"jpeg: quality factor, 1 to 95 (default: {QUALITY})")
+    p.add_argument("--noise", type=float, help="standard deviation of the noise in what was given, of images in "
+                   "[-1, 1], beside any damage but jpeg (default: 0); many-step methods know it")  # fmt: skip
     source = p.add_mutually_exclusive_group()
     source.add_argument("--input", type=Path, help="an image file, or a folder of them, cut to the central square and "
                         "resized; with --damaged of the right size (default: test images of the run's "
@@ -156,9 +160,11 @@ def numbers_of(options: "argparse.Namespace", operator: Any, module: Any) -> dic
     blurred = options.task == "unblur" and getattr(module, "operator", None) is None
     return {
         "mask": None if options.mask is None else str(options.mask),
-        "factor": getattr(operator, "p", None),
+        "factor": getattr(operator, "p", (options.factor or FACTOR) if options.bicubic else None),
+        "bicubic": options.bicubic,
         "blur": BLUR if blurred and options.blur is None else options.blur,
         "quality": getattr(operator, "quality", None),
+        "noise": operator.sigma_y,
     }
 
 
@@ -169,16 +175,17 @@ def damage_of(options: "argparse.Namespace", module: Any) -> Damage:
         UsageError: the file of the mask is none.
     """
     mask = read_mask(options.mask, module.image_shape)
-    return Damage(options.task, mask, options.factor, options.blur, options.quality, options.level)
+    numbers = (options.factor, options.blur, options.quality, options.level)
+    return Damage(options.task, mask, *numbers, bool(options.bicubic), options.noise or 0.0)
 
 
 def given_shape(options: "argparse.Namespace", module: Any, operator: Any) -> tuple[int, int, int]:
     """(C, H, W) of the images of --input: the model's, or of damaged ones what the operator leaves of them."""
-    channels, side, _ = module.image_shape
-    if options.damaged:
-        channels = 1 if options.task == "colourise" else channels
-        side = side // operator.p if options.task == "upscale" else side
-    return channels, side, side
+    import torch
+
+    clean = torch.zeros(1, *module.image_shape)
+    channels, height, width = (operator.measure(clean) if options.damaged else clean).shape[1:]
+    return channels, height, width
 
 
 def measured(options: "argparse.Namespace", images: "Tensor") -> "Tensor":

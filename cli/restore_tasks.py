@@ -20,8 +20,8 @@ TASKS = {
 }
 DAMAGING = ("inpaint", "colourise", "upscale", "unblur", "jpeg")
 """Those of them that take something of an image away."""
-OPTION_OF = {"mask": "inpaint", "factor": "upscale", "blur": "unblur", "quality": "jpeg"}
-"""The tasks that have a number, or a mask, by the names of these."""
+OPTION_OF = {"mask": "inpaint", "factor": "upscale", "bicubic": "upscale", "blur": "unblur", "quality": "jpeg"}
+"""The tasks that have a number, a mask or a kind of their own, by the names of these."""
 FACTOR, BLUR, QUALITY = 2, 1.0, 10
 """Where nothing else is said."""
 

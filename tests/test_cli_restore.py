@@ -196,6 +196,8 @@ def test_a_damaged_image_of_another_size_does_not_stop_the_others(bcm, tmp_path,
         ("jpeg", ("--quality", 30), {"quality": 30}),
         ("upscale", ("--factor", 4, "--method", "zigzag"), {"factor": 4, "small": 0.1}),
         ("jpeg", ("--small", 0.2, "--method", "zigzag"), {"quality": 10, "small": 0.2}),
+        ("upscale", ("--bicubic",), {"factor": 2, "bicubic": True}),
+        ("upscale", ("--noise", 0.1), {"factor": 2, "noise": 0.1}),
         ("inpaint", ("--mask", "MASK"), {"mask": "MASK"}),
     ],
 )
@@ -205,7 +207,7 @@ def test_the_scores_say_what_was_used(bcm, tmp_path, task, options, used):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     here = {"MASK": str(tmp_path / "mask.png")}
     assert run(bcm, tmp_path / "out", task, "--seeds", "3,1", *(here.get(o, o) for o in options)) == 0
-    nothing = dict.fromkeys(("mask", "factor", "blur", "quality", "small"))
+    nothing = dict.fromkeys(("mask", "factor", "bicubic", "blur", "quality", "small")) | {"noise": 0.0}
     expected = nothing | {name: here.get(value, value) for name, value in used.items()} | {"seeds": [3, 1]}
     found = scores(tmp_path / "out")
     assert {name: found[name] for name in expected} == expected
@@ -239,6 +241,9 @@ def test_one_image_with_several_seeds(bcm, tmp_path):
         ("inpaint", ("--factor", 2), "--factor is of the task upscale, and this is inpaint"),
         ("upscale", ("--blur", 1), "--blur is of the task unblur, and this is upscale"),
         ("unblur", ("--quality", 20), "--quality is of the task jpeg, and this is unblur"),
+        ("unblur", ("--bicubic",), "--bicubic is of the task upscale, and this is unblur"),
+        ("jpeg", ("--noise", 0.1), "noise 0.1: it must be >= 0, and jpeg takes none beside it"),
+        ("upscale", ("--noise", -1), "noise -1: it must be >= 0"),
         ("jpeg", ("--small", 0.2), "--small is of the methods inversion, zigzag, noise-space, and this is zero-shot"),
         ("denoise", ("--level", 1, "--steps", 3), "--steps 3: the method denoise takes one evaluation"),
         ("jpeg", ("--input", "MASK", "--data", "x.yaml"), "argument --data: not allowed with argument --input"),
@@ -401,3 +406,25 @@ def test_bad_noise_strokes_and_scores_are_refused(model, task, options, message,
     assert run(request.getfixturevalue(model), tmp_path / "out", task, *options) == 2
     err = capsys.readouterr().err
     assert message in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_noise_and_the_filter_of_what_was_given(diffusion, tmp_path):
+    """Bicubic and noisy measurements are made, shown and met as such: the residual is that of the noise."""
+    paths = {"mean": (), "bicubic": ("--bicubic",), "noisy": ("--noise", 0.2)}
+    for name, options in paths.items():
+        assert run(diffusion, tmp_path / name, "upscale", "--seeds", "0-3", "--steps", 3, *options) == 0
+    found = {name: scores(tmp_path / name)["scores"] for name in paths}
+    assert found["mean"]["given"]["psnr"] != found["bicubic"]["given"]["psnr"]
+    given = (found[name]["given"]["psnr"] for name in ("noisy", "mean"))
+    assert all(noisy < mean for noisy, mean in zip(*given, strict=True))
+    assert "residual" in found["noisy"]["clean"] and "consistency" in found["bicubic"]["clean"]
+    assert np.mean(found["noisy"]["clean"]["residual"]) == pytest.approx(1, abs=0.4)  # 64 numbers of the noise
+
+
+def test_a_damaged_file_is_of_the_size_that_a_filter_leaves(bcm, tmp_path, capsys):
+    Image.fromarray(np.full((4, 4), 90, np.uint8)).save(tmp_path / "small.png")
+    Image.fromarray(np.full((8, 8), 90, np.uint8)).save(tmp_path / "large.png")
+    for name, code in (("small", 0), ("large", 2)):
+        options = ("--input", tmp_path / f"{name}.png", "--bicubic", "--damaged")
+        assert run(bcm, tmp_path / name, "upscale", *options) == code
+    assert "8 x 8" in capsys.readouterr().err and pixels(tmp_path / "small" / "small.png").shape == (8, 8)
