@@ -114,8 +114,9 @@ class GameWatch(Callback):
             x0 = pl_module.sample(noise, steps, label)
         except ValueError:
             return {}
-        name = evaluations(steps)
-        values = {f"val/diversity_{name}": mean_distance(x0, label) / self.real_distance}
+        name, values = evaluations(steps), {}
+        if self.real_distance:  # 0 of equal images, and before the first batch, which a complete run never has
+            values[f"val/diversity_{name}"] = mean_distance(x0, label) / self.real_distance
         if self.judge is not None and x0.isfinite().all():
             # not `extract`, which divides the work among all processes: only this one is here
             read = self.judge.to(x0.device).extract(to_uint8(x0)).logits.argmax(1)

@@ -123,7 +123,8 @@ class SampleGrids(Callback):
         show(writer, pl_module, f"ema_samples/{evaluations(steps)}", self._picture(pl_module, x0, label))
 
     def _draw_restored(self, writer: SummaryWriter, pl_module: Method, steps: int) -> None:
-        assert self.known is not None  # nothing is drawn before the first batch is there
+        if self.known is None:  # before the first batch, which a complete run never has
+            return
         x0, label = self.known
         noise = ImageNoise(range(len(x0)), pl_module.image_shape, x0.device)
         y = pl_module.operator.observe(x0, noise)

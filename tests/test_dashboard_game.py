@@ -118,3 +118,21 @@ def test_the_data_are_the_measure(tmp_path: Path) -> None:
     fit(tmp_path, ufogen(), watch, data=data)
     images, _ = data.uint8_images("train")
     assert watch.real_distance == pytest.approx(mean_distance(images.float() / 127.5 - 1))
+
+
+def test_a_complete_run_that_goes_on_ends_well(tmp_path: Path) -> None:
+    """Killed after its last step, before the last look: no batch comes, so there are no data to compare with."""
+    module = ufogen()
+    module.images_seen = module.total_images
+    points = scalars(fit(tmp_path, module, GameWatch(4 * BATCH, samples=20), TrainingCurves(3 * BATCH, levels=4)))
+    assert not any("diversity" in tag for tag in points)
+
+
+def test_equal_images_have_no_measure(tmp_path: Path) -> None:
+    class Equal(TinyData):
+        def uint8_images(self, split):
+            return torch.zeros(40, *self.image_shape, dtype=torch.uint8), torch.arange(40) % 3
+
+    module = ufogen()
+    points = scalars(fit(tmp_path, module, GameWatch(4 * BATCH, samples=20), data=Equal(module.image_shape)))
+    assert module.images_seen == module.total_images and not any("diversity" in tag for tag in points)

@@ -1,12 +1,20 @@
 """The pictures in the dashboard's event files: tags, positions, sizes."""
 
+from functools import partial
 from pathlib import Path
 
+import pytest
 from dashboard_runs import NAMES, TOTAL, TinyNetwork, bcm, fit, pictures, scalars
 
 from diffusion.levels import LogNormal
 from evaluation.dashboard import SampleGrids
-from lightning_modules import BCMModule, DiffusionModule
+from lightning_modules import BCMModule, DiffusionModule, I2SBModule
+from networks import MLP
+from tasks.masks import box_inpainting
+
+
+def restorer() -> I2SBModule:
+    return I2SBModule(partial(MLP, width=8, depth=1), (1, 4, 4), box_inpainting(4, 4), TOTAL)
 
 
 def test_grids_of_samples_and_inversions(tmp_path: Path) -> None:
@@ -53,3 +61,12 @@ def test_points_in_the_plane_are_scattered(tmp_path: Path) -> None:
     assert set(found) == {"real/training_data", "ema_samples/1_evaluation"} | {f"inversion/{n}" for n in NAMES[:2]}
     (step, height, width), (_, _, wide) = found["ema_samples/1_evaluation"][0], found["inversion/1_evaluation"][0]
     assert step == TOTAL and wide == 2 * width and height > 300
+
+
+@pytest.mark.parametrize("make", [bcm, restorer])
+def test_a_complete_run_that_goes_on_ends_well(make, tmp_path: Path) -> None:
+    """No batch comes, so there are no images to restore or invert; samples are drawn."""
+    module = make()
+    module.images_seen = module.total_images
+    fit(tmp_path, module, SampleGrids(every_n_images=40, seeds=4))
+    assert set(pictures(tmp_path)) == ({f"ema_samples/{n}" for n in NAMES} if make is bcm else set())
