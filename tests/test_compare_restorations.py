@@ -79,8 +79,8 @@ def test_every_model_has_the_ways_that_it_can(content):
         ("small ones", "CT", "zero-shot", 1),
         ("small ones", "", "given", None),
         ("small ones", "", "clean", None),
-        ("blurred", "", "given", None),
-        ("blurred", "", "clean", None),
+        ("saved", "", "given", None),
+        ("saved", "", "clean", None),
     ]
     assert [r["nfe"] for r in content["restorations"][:7]] == [2, 1, 1, 2, 1, 2, 2]
     names = ["consistency", "psnr", "ssim", "fd_digits"]
