@@ -91,13 +91,7 @@ class ImageNoise:
 
 def has_dropout(model: nn.Module) -> bool:
     """Whether two passes of this model would see different dropout masks."""
-    layers = [model]
-    while layers:  # `model.modules()` takes as long as a small network's pass, and this is asked before every one
-        layer = layers.pop()
-        if isinstance(layer, _DropoutNd) and layer.p > 0:
-            return True
-        layers.extend(child for child in layer._modules.values() if child is not None)
-    return False
+    return any(isinstance(layer, _DropoutNd) and layer.p > 0 for layer in model.modules())
 
 
 def shared_dropout(seed: int, model: nn.Module) -> contextlib.AbstractContextManager[None]:
