@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import record
+from benchmarks.restoration_table import key_of
 from benchmarks.shapes import CPU
 from cli.data import load_data
 from cli.errors import UsageError
@@ -205,8 +206,9 @@ def table(rows: Sequence[Row], task: str) -> Any:
     shown = Table(title=task)
     for heading in ("model", "method", "levels", "from", "small", "NFE", "ms", *names):
         shown.add_column(heading, justify="left" if heading in ("model", "method") else "right")
-    for key in dict.fromkeys((r.model if r.nfe else "", r.method, r.steps) for r in rows):
-        here = [r for r in rows if (r.model if r.nfe else "", r.method, r.steps) == key]
+    groups = [(key_of(asdict(row)), row) for row in rows]
+    for key in dict.fromkeys(key for key, _ in groups):
+        here = [row for other, row in groups if other == key]
         first = here[0]
         timed = [r.milliseconds for r in here if r.milliseconds is not None]
         shown.add_row(

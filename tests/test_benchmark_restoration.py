@@ -146,3 +146,14 @@ def test_the_table_of_several_files(tmp_path, capsys):
         "| CT | ddnm | 4 | 2 |  | 1 | 3 | 1.0 | 0.500 | 60.0 |",
         "",
     ]
+
+
+def test_controls_of_another_small_noise_have_a_row_of_their_own():
+    scores = {"psnr": 20.0}
+    rows = [
+        restoration.Row("inpaint", "BCM", "control", 1, level, seed, 1.0, 2.0, scores, level)
+        for level in (0.05, 0.2)
+        for seed in (0, 1)
+    ]
+    shown = restoration.table(rows, "inpaint")
+    assert list(shown.columns[3].cells) == list(shown.columns[4].cells) == ["0.05", "0.2"]
